@@ -1,0 +1,122 @@
+"""The catalog of a source: its listing, its schema, and a digest of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from heliostat.catalog.files import SourceFile, list_source
+from heliostat.catalog.footer import Column, Footer, read_footer
+from heliostat.errors import DataError, Problem
+from heliostat.spec.identity import digest_of
+
+FOOTER_THREADS = 8
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a file; `first_row` is its first row's number within the file."""
+
+    path: str
+    location: str
+    index: int
+    first_row: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All that footers tell. Files are in the order of their paths relative to the source."""
+
+    source: str
+    files: tuple[SourceFile, ...]
+    footers: tuple[Footer, ...]
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns by name."""
+        return {column.name: column for column in self.footers[0].columns}
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(sum(footer.group_rows) for footer in self.footers)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.num_bytes for file in self.files)
+
+    @cached_property
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        """All row groups in catalog order."""
+        groups = []
+        for file, footer in zip(self.files, self.footers, strict=True):
+            first = 0
+            for index, rows in enumerate(footer.group_rows):
+                groups.append(RowGroup(file.path, file.location, index, first, rows))
+                first += rows
+        return tuple(groups)
+
+    @cached_property
+    def listing(self) -> list[list[str | int]]:
+        """Relative path, bytes, modification time and footer hash of each file."""
+        return [
+            [file.path, file.num_bytes, file.modified_ns, footer.digest]
+            for file, footer in zip(self.files, self.footers, strict=True)
+        ]
+
+    @cached_property
+    def digest(self) -> str:
+        """The data digest."""
+        return digest_of(self.listing)
+
+
+def read_catalog(source: str | Sequence[str]) -> Catalog:
+    """List `source` (file, folder, glob or a list of them) and read every footer.
+
+    Raises:
+        DataError: nothing is there, a file is no Parquet, or the schemas differ.
+    """
+    files = list_source(source)
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        results = list(pool.map(_try_footer, files))
+    problems = [result for result in results if isinstance(result, Problem)]
+    if problems:
+        raise DataError(problems)
+    footers = tuple(result for result in results if isinstance(result, Footer))
+    _check_same_columns(files, footers)
+    name = source if isinstance(source, str) else ", ".join(source)
+    return Catalog(name, files, footers)
+
+
+def _try_footer(file: SourceFile) -> Footer | Problem:
+    try:
+        return read_footer(file.location)
+    except DataError as error:
+        return error.problems[0]
+
+
+def _check_same_columns(files: tuple[SourceFile, ...], footers: tuple[Footer, ...]) -> None:
+    first = {column.name: column for column in footers[0].columns}
+    problems = []
+    for file, footer in zip(files, footers, strict=True):
+        here = {column.name: column for column in footer.columns}
+        for name in sorted(first.keys() ^ here.keys()):
+            lacking = files[0] if name in here else file
+            problems.append(
+                Problem(lacking.location, f"lacks column `{name}`, which other files have")
+            )
+        for name in sorted(first.keys() & here.keys()):
+            if here[name].kind != first[name].kind:
+                problems.append(
+                    Problem(
+                        file.location,
+                        f"column `{name}` is {here[name].type}, "
+                        f"but {first[name].type} in {files[0].path}",
+                    )
+                )
+    if problems:
+        raise DataError(list(dict.fromkeys(problems))[:20])

@@ -1,0 +1,62 @@
+"""The user's own Python: which files it is, and the digest that identities carry."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from heliostat.errors import Problem, UserError
+from heliostat.spec.identity import DIGEST_LENGTH
+
+CODE_FOLDER = "code"
+MAX_BYTES = 20 * 2**20
+NO_CODE = "none"
+
+
+def code_files(folder: Path) -> list[Path]:
+    """Every Python file under `folder`, without hidden folders and virtual environments.
+
+    Raises:
+        UserError: the folder is missing, holds no Python, or more than 20 MiB of it.
+    """
+    if not folder.is_dir():
+        raise UserError(Problem("code.path", f"`{folder}` is no folder"))
+    files = sorted(_python_files(folder))
+    if not files:
+        raise UserError(Problem("code.path", f"`{folder}` holds no Python file"))
+    total = sum(path.stat().st_size for path in files)
+    if total > MAX_BYTES:
+        raise UserError(
+            Problem("code.path", f"`{folder}` holds {total:,} bytes of Python", "name its package's folder")
+        )
+    return files
+
+
+def code_digest(folder: Path) -> str:
+    """A digest of names and contents: an edited file is another code."""
+    digest = hashlib.sha256()
+    for path in code_files(folder):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\x1f{content}\x1e".encode())
+    return digest.hexdigest()[:DIGEST_LENGTH]
+
+
+def copy_code(folder: Path, target: Path) -> None:
+    """Copy the Python files, keeping their places."""
+    for path in code_files(folder):
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _python_files(folder: Path) -> list[Path]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__":
+            continue
+        if path.is_dir() and not (path / "pyvenv.cfg").exists():
+            found += _python_files(path)
+        elif path.suffix == ".py":
+            found.append(path)
+    return found

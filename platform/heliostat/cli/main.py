@@ -1,0 +1,94 @@
+"""`heliostat VERB ...`: verbs by name, errors in a sentence, the exit status of the contract."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import click
+
+from heliostat.errors import WRONG_INPUT, HeliostatError, UserError
+
+VERBS = {
+    "init": "looks at a data set and prints a commented job file for it",
+    "plan": "everything that can be checked before a worker starts",
+    "prepare": "only the data phase",
+    "run": "runs a job in this process's Ray",
+    "submit": "sends a job to a cluster of the site file",
+    "render": "exactly what `submit` would send",
+    "status": "one run or all, also after the cluster is gone",
+    "logs": "what a run said",
+    "stop": "asks a run to stop after a checkpoint",
+    "report": "writes a run's page again",
+    "evaluate": "scores a run's model on other data",
+    "predict": "batch inference with a run's model",
+    "schema": "JSON Schema of the job file",
+}
+
+
+class Verbs(click.Group):
+    """Finds `heliostat.cli.VERB` when VERB is called, so that no verb pays for another."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order of their use."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command behind a verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"heliostat.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs' one-line descriptions, without loading any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="heliostat")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Distributed training and hyper-parameter tuning on Ray, from one job file."""
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its status."""
+    debug = "--debug" in (arguments if arguments is not None else sys.argv)
+    try:
+        cli.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(WRONG_INPUT)
+    except click.Abort:
+        sys.exit(130)
+    except HeliostatError as error:
+        if debug:
+            raise
+        _tell(error)
+        sys.exit(error.exit_status)
+    except Exception as error:
+        if debug:
+            raise
+        # A bug of ours, or of a library: one sentence, and the way to see the rest.
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("hint: `heliostat --debug ...` shows where", file=sys.stderr)
+        sys.exit(1)
+
+
+def _tell(error: HeliostatError) -> None:
+    problems = error.problems if isinstance(error, UserError) else (error,)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A verb's value on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))

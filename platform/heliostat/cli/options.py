@@ -1,0 +1,60 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from heliostat.spec.load import Job, load_job, load_site
+from heliostat.spec.site import SiteSpec
+from heliostat.storage.runs import Storage
+
+DEFAULT_STORAGE = "runs"
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """JOB..., --set and --json."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print the value as JSON.")(function)
+    function = click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key: train.epochs=3."
+    )(function)
+    return click.argument("files", nargs=-1, required=True, metavar="JOB...")(function)
+
+
+def storage_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--storage, for verbs that find runs."""
+    return click.option(
+        "--storage", default=None, help="Where runs lie; default the site file's, else ./runs."
+    )(function)
+
+
+def read_job(files: tuple[str, ...], settings: tuple[str, ...]) -> Job:
+    """The job, with the site file's storage where the job names none."""
+    job = load_job(*files, settings=settings)
+    site = read_site()
+    if job.spec.storage is None and site.storage is not None:
+        job = job.replace({"storage": site.storage})
+    return job
+
+
+def site_path() -> Path:
+    """`$HELIOSTAT_SITE`, else the user's configuration directory."""
+    given = os.environ.get("HELIOSTAT_SITE")
+    if given:
+        return Path(given)
+    return Path(click.get_app_dir("heliostat")) / "site.yaml"
+
+
+def read_site() -> SiteSpec:
+    """The site file; an empty one if there is none."""
+    return load_site(site_path())
+
+
+def open_storage(location: str | None) -> Storage:
+    """The storage that a verb about runs looks into."""
+    return Storage.open(location or read_site().storage or DEFAULT_STORAGE)

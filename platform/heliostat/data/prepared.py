@@ -1,0 +1,117 @@
+"""A prepared copy, mapped into memory: shards, and columns across all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from heliostat.data.hashing import Hashes, key_of, row_hashes
+from heliostat.data.pack import Packed, unpack
+from heliostat.errors import ArtifactError
+from heliostat.storage.files import read_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of a shard that come from one row group of the source."""
+
+    path: str
+    first_row: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows are numbered through all shards in catalog order; `offsets[i]` is the first row of
+    shard i, and `offsets[-1]` the number of rows."""
+
+    folder: Path
+    digest: str
+    shards: tuple[Packed, ...]
+    segments: tuple[tuple[Segment, ...], ...]
+    offsets: npt.NDArray[np.int64]
+    infinite: dict[str, int]
+
+    @classmethod
+    def open(cls, folder: Path) -> Prepared:
+        """Map the copy in `folder`; a second call in the same process shares the first's maps.
+
+        Raises:
+            ArtifactError: the manifest or a shard is damaged.
+        """
+        return _open(folder)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the source, none left out."""
+        return int(self.offsets[-1])
+
+    def hashes(self, seed: int) -> Hashes:
+        """A hash of (seed, file path, row in the file) for every row."""
+        parts = [
+            row_hashes(key_of(seed, segment.path), segment.first_row, segment.num_rows)
+            for segments in self.segments
+            for segment in segments
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+    def exact(self, name: str) -> npt.NDArray[np.float64]:
+        """An `exact` column of all rows."""
+        return np.concatenate([shard.exact[name] for shard in self.shards])
+
+    def times(self, name: str) -> npt.NDArray[np.int64]:
+        """A `time` column of all rows, in microseconds."""
+        return np.concatenate([shard.times[name] for shard in self.shards])
+
+    def number(self, name: str) -> npt.NDArray[np.float32]:
+        """A `number` column of all rows."""
+        i = self._number_index[name]
+        return np.concatenate([shard.numbers[:, i] for shard in self.shards])
+
+    def codes(self, name: str) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+        """A category of all rows in global codes (-1: missing), and the sorted values."""
+        values = sorted(
+            {v for shard in self.shards for v in shard.categories[name].values if v is not None}
+        )
+        index = {value: code for code, value in enumerate(values)}
+        parts = []
+        for shard in self.shards:
+            category = shard.categories[name]
+            table = np.array([-1 if v is None else index[v] for v in category.values], np.int32)
+            parts.append(table[category.codes] if len(table) else category.codes)
+        return np.concatenate(parts), tuple(values)
+
+    @cached_property
+    def _number_index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.shards[0].number_names)}
+
+
+@lru_cache(maxsize=4)
+def _open(folder: Path) -> Prepared:
+    manifest = read_json(folder / MANIFEST)
+    shards, segments, infinite = [], [], {}
+    for entry in manifest["shards"]:
+        shards.append(_map_shard(folder / entry["file"], entry["rows"]))
+        segments.append(tuple(Segment(*segment) for segment in entry["segments"]))
+        for name, count in entry["infinite"].items():
+            infinite[name] = infinite.get(name, 0) + count
+    offsets = np.cumsum([0, *(shard.num_rows for shard in shards)], dtype=np.int64)
+    digest = manifest["digest"]
+    return Prepared(folder, digest, tuple(shards), tuple(segments), offsets, infinite)
+
+
+def _map_shard(path: Path, num_rows: int) -> Packed:
+    try:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{path}: is damaged ({error}); delete {path.parent}") from error
+    if batch.num_rows != num_rows:
+        raise ArtifactError(f"{path}: has {batch.num_rows} rows, the manifest says {num_rows}")
+    return unpack(batch)

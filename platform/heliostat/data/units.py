@@ -1,0 +1,80 @@
+"""One Ray Data pass over units of work: the door through which heliostat uses Ray Data.
+
+A unit is a run of row groups, small enough for one task. Results come back in unit order,
+whatever order the tasks finish in; the first failure ends the pass.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from heliostat.catalog.catalog import Catalog, RowGroup
+from heliostat.errors import DataError, Problem
+
+ROWS_PER_UNIT = 65_536
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Consecutive row groups, read and packed by one task."""
+
+    index: int
+    groups: tuple[RowGroup, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all its groups."""
+        return sum(group.num_rows for group in self.groups)
+
+
+def units_of(catalog: Catalog) -> list[Unit]:
+    """The catalog's row groups in runs of about 65,536 rows; a larger group is a unit."""
+    units: list[Unit] = []
+    run: list[RowGroup] = []
+    for group in catalog.row_groups:
+        run.append(group)
+        if sum(g.num_rows for g in run) >= ROWS_PER_UNIT:
+            units.append(Unit(len(units), tuple(run)))
+            run = []
+    if run:
+        units.append(Unit(len(units), tuple(run)))
+    return units
+
+
+def run_units(
+    units: Sequence[Unit], work: Callable[[Unit], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added.
+
+    Raises:
+        DataError: as soon as a unit meets damaged data; the message names file and row group.
+    """
+    import ray.data  # ray.data takes a second to import; only the passes themselves need it
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    items = [{"unit": unit} for unit in units]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    for row in dataset.map(partial(_guarded, work)).iter_rows():
+        answer = json.loads(row["answer"])
+        if "problem" in answer:
+            raise DataError(Problem(*answer["problem"]))
+        yield answer["result"] | {"index": answer["index"]}
+
+
+def _guarded(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+    """Damaged data is an answer, not a crash: Ray would retry a crash and lose the name."""
+    unit: Unit = row["unit"]
+    try:
+        answer = {"index": unit.index, "result": work(unit)}
+    except DataError as error:
+        first = error.problems[0]
+        answer = {"index": unit.index, "problem": [first.place, first.message]}
+    return {"answer": json.dumps(answer)}

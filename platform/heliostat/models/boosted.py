@@ -1,0 +1,98 @@
+"""XGBoost: parameters, the matrix of its inputs, and a predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xgboost
+
+from heliostat.models.predictor import Scores, Shape
+from heliostat.spec.model import XGBoostModel
+
+BOOSTER = "booster.ubj"
+FIRST_VALUE = 2  # codes below are "unknown" and "missing", which XGBoost treats alike
+OBJECTIVES = {
+    "regression": "reg:squarederror",
+    "binary": "binary:logistic",
+    "multiclass": "multi:softprob",
+}
+
+
+def parameters(spec: XGBoostModel, shape: Shape, base_score: float, threads: int) -> dict[str, Any]:
+    """XGBoost's own parameters. `subsample` is not among them: rows are drawn by hash."""
+    own = spec.model_dump(exclude={"kind", "subsample"})
+    own |= {
+        "objective": OBJECTIVES[shape.task],
+        "base_score": base_score,
+        "tree_method": "hist",
+        "nthread": threads,
+        "disable_default_eval_metric": True,
+    }
+    if shape.num_outputs > 1:
+        own["num_class"] = shape.num_outputs
+    return own
+
+
+def base_score(task: str, targets: npt.NDArray[Any]) -> float:
+    """The prediction before the first tree, from all training rows: fixed, so that it cannot
+    depend on how they are shared among workers."""
+    if task == "multiclass":
+        return 0.5
+    mean = float(np.mean(targets, dtype=np.float64))
+    return min(max(mean, 1e-6), 1 - 1e-6) if task == "binary" else mean
+
+
+def feature_matrix(
+    numbers: npt.NDArray[np.float32], categories: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """[rows, numbers + categories] float32; unknown and missing categories are NaN."""
+    codes = categories.astype(np.float32) - FIRST_VALUE
+    codes[categories < FIRST_VALUE] = np.nan
+    return np.concatenate([numbers, codes], 1)
+
+
+def feature_types(shape: Shape) -> list[str]:
+    """XGBoost's word for each column: q a quantity, c a category."""
+    return ["q"] * shape.num_numbers + ["c"] * len(shape.cardinalities)
+
+
+def reference_rows(sample: npt.NDArray[np.float32], shape: Shape) -> npt.NDArray[np.float32]:
+    """`sample` and rows that name every category code: bins are cut from this matrix, and a
+    code it lacks would be out of range."""
+    most = max((c - FIRST_VALUE for c in shape.cardinalities), default=0)
+    rows = np.full((most, sample.shape[1]), np.nan, np.float32)
+    for i, cardinality in enumerate(shape.cardinalities, shape.num_numbers):
+        if cardinality > FIRST_VALUE:
+            rows[:, i] = np.minimum(np.arange(most), cardinality - FIRST_VALUE - 1)
+    return np.concatenate([sample, rows])
+
+
+class BoosterPredictor:
+    """A trained booster."""
+
+    def __init__(self, booster: xgboost.Booster, shape: Shape) -> None:
+        self.booster, self.shape = booster, shape
+
+    @classmethod
+    def load(cls, folder: Path, shape: Shape) -> BoosterPredictor:
+        """The booster that `save` wrote."""
+        return cls(xgboost.Booster(model_file=str(folder / BOOSTER)), shape)
+
+    def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
+        """See `Predictor`."""
+        if len(numbers) == 0:
+            return np.empty((0,) if self.shape.num_outputs == 1 else (0, self.shape.num_outputs))
+        matrix = xgboost.DMatrix(
+            feature_matrix(numbers, categories),
+            feature_types=feature_types(self.shape),
+            enable_categorical=True,
+        )
+        return self.booster.predict(matrix).astype(np.float64)
+
+    def save(self, folder: Path) -> str:
+        """See `Predictor`."""
+        self.booster.save_model(folder / BOOSTER)
+        return BOOSTER

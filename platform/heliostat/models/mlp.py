@@ -1,0 +1,71 @@
+"""A multi-layer perceptron over numbers and embedded categories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from heliostat.models.norm import GlobalBatchNorm
+from heliostat.models.predictor import Shape
+from heliostat.models.randomness import HashDropout, Randomness
+from heliostat.spec.model import MlpModel
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class CategoryEmbeddings(nn.Module):
+    """One embedding a category, side by side. Code 0, values never seen in training, is the
+    zero vector and stays it."""
+
+    def __init__(self, cardinalities: Sequence[int]) -> None:
+        super().__init__()
+        widths = [embedding_width(cardinality) for cardinality in cardinalities]
+        self.tables = nn.ModuleList(
+            nn.Embedding(cardinality, width, padding_idx=0)
+            for cardinality, width in zip(cardinalities, widths, strict=True)
+        )
+        self.width = sum(widths)
+
+    def forward(self, categories: Tensor) -> Tensor:
+        """[rows, categories] codes to [rows, width]."""
+        vectors = [table(categories[:, i]) for i, table in enumerate(self.tables)]
+        return torch.cat(vectors, 1)
+
+
+def embedding_width(cardinality: int) -> int:
+    """1.6 x cardinality^0.56, at most 50 (fastai's rule for tabular data)."""
+    return min(50, math.ceil(1.6 * cardinality**0.56))
+
+
+class Mlp(nn.Module):
+    """Blocks of linear, norm, activation and dropout, then one linear layer."""
+
+    def __init__(self, spec: MlpModel, shape: Shape, randomness: Randomness) -> None:
+        super().__init__()
+        self.embeddings = CategoryEmbeddings(shape.cardinalities) if shape.cardinalities else None
+        width = shape.num_numbers + (self.embeddings.width if self.embeddings else 0)
+        blocks: list[nn.Module] = []
+        for layer, hidden in enumerate(spec.hidden):
+            # A bias before batch normalisation has no gradient and would drift under AdamW.
+            blocks.append(nn.Linear(width, hidden, bias=spec.norm != "batch"))
+            if spec.norm == "layer":
+                blocks.append(nn.LayerNorm(hidden))
+            elif spec.norm == "batch":
+                blocks.append(GlobalBatchNorm(hidden))
+            blocks.append(ACTIVATIONS[spec.activation]())
+            if spec.dropout > 0:
+                blocks.append(HashDropout(spec.dropout, hidden, layer, randomness))
+            width = hidden
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(width, shape.num_outputs)
+
+    def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
+        """[rows, numbers] and [rows, categories] to [rows, outputs]."""
+        parts = [numbers]
+        if self.embeddings is not None:
+            parts.append(self.embeddings(categories))
+        output: Tensor = self.head(self.blocks(torch.cat(parts, 1)))
+        return output

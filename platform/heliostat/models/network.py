@@ -1,0 +1,83 @@
+"""Build a torch network from its spec, and make a predictor of a trained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from heliostat.models.custom import import_class
+from heliostat.models.mlp import Mlp
+from heliostat.models.predictor import Scores, Shape
+from heliostat.models.randomness import Randomness
+from heliostat.spec.model import CustomModel, MlpModel, NetworkModel
+
+WEIGHTS = "weights.safetensors"
+ROWS_AT_ONCE = 8_192
+
+
+def build_network(
+    spec: NetworkModel, shape: Shape, randomness: Randomness, code: Path | None
+) -> nn.Module:
+    """The untrained module; its weights depend on the global torch seed alone.
+
+    Raises:
+        UserError: a custom class cannot be imported from `code` or does not take its arguments.
+    """
+    if isinstance(spec, MlpModel):
+        return Mlp(spec, shape, randomness)
+    assert isinstance(spec, CustomModel) and code is not None
+    return import_class(spec, code, shape)
+
+
+class NetworkPredictor:
+    """A trained network, in evaluation mode."""
+
+    def __init__(self, module: nn.Module, shape: Shape, device: torch.device | str = "cpu") -> None:
+        self.module, self.shape, self.device = module.eval(), shape, device
+
+    @torch.no_grad()
+    def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
+        """See `Predictor`."""
+        was_training = self.module.training
+        self.module.eval()
+        parts = [
+            self._scores_of(numbers[i : i + ROWS_AT_ONCE], categories[i : i + ROWS_AT_ONCE])
+            for i in range(0, len(numbers), ROWS_AT_ONCE)
+        ]
+        self.module.train(was_training)
+        empty = (0,) if self.shape.num_outputs == 1 else (0, self.shape.num_outputs)
+        return np.concatenate(parts) if parts else np.empty(empty)
+
+    def _scores_of(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
+        output = self.module(
+            torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device),
+            torch.from_numpy(np.ascontiguousarray(categories)).to(self.device, torch.int64),
+        ).double()
+        result: Tensor = output.softmax(1) if self.shape.num_outputs > 1 else output[:, 0]
+        if self.shape.task == "binary":
+            result = result.sigmoid()
+        return result.cpu().numpy()
+
+    def save(self, folder: Path) -> str:
+        """See `Predictor`."""
+        save_file(cpu_state(self.module), str(folder / WEIGHTS))
+        return WEIGHTS
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load weights that `save` wrote into a module of the same shape."""
+    module.load_state_dict(load_file(str(path)))
+
+
+def cpu_state(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of the module's state on the CPU, contiguous."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in module.state_dict().items()
+    }

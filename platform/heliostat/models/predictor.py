@@ -1,0 +1,34 @@
+"""What every finished model can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model is built for: how many numbers, the number of codes of each category, and
+    how many outputs (1 for regression and two classes, else one a class)."""
+
+    num_numbers: int
+    cardinalities: tuple[int, ...]
+    num_outputs: int
+    task: str
+
+
+class Predictor(Protocol):
+    """A trained model. `scores` is called from any thread, with any number of rows."""
+
+    def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
+        """[rows] numbers for a regression, [rows] probabilities of the positive class, or
+        [rows, classes] probabilities."""
+
+    def save(self, folder: Path) -> str:
+        """Write the model into `folder`; return the file's name."""

@@ -1,0 +1,61 @@
+"""Stateless randomness: a draw is a function of (seed, step, layer, row, column), not of a
+generator's past. So dropout is the same on any number of workers, and after any resume.
+
+The integer mixing is "lowbias32" (Wellons, 2018, found by search for low bias).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_ROW_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
+
+
+class Randomness:
+    """Where a step's draws come from; the training loop sets it before each forward pass."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.row_keys: Tensor | None = None
+
+    def set(self, step: int, rows: Tensor) -> None:
+        """Key the coming draws by `step` and the global number of each row ([rows] int64)."""
+        key = (self.seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) % 2**63
+        mixed = (rows + key) * _ROW_FACTOR
+        mixed = (mixed ^ (mixed >> 32)) * _ROW_FACTOR
+        self.row_keys = (mixed >> 32).to(torch.int32)
+
+
+class HashDropout(nn.Module):
+    """Dropout whose mask is a hash: equal for a row whatever worker or batch it is in."""
+
+    columns: Tensor
+
+    def __init__(self, probability: float, width: int, layer: int, randomness: Randomness) -> None:
+        super().__init__()
+        self.probability, self.randomness = probability, randomness
+        columns = mix(torch.arange(width, dtype=torch.int32) + layer * 0x1000193)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` is [rows, width]."""
+        keys = self.randomness.row_keys
+        if not self.training or self.probability == 0 or keys is None:
+            return x
+        bits = mix(keys[:, None] ^ self.columns) & 0x7FFFFFFF
+        kept = bits >= int(self.probability * 2**31)
+        return x * kept * (1 / (1 - self.probability))
+
+
+def mix(x: Tensor) -> Tensor:
+    """Mix 32-bit integers; each bit of the result depends on every bit of `x`."""
+    x = (x ^ _shift(x, 16)) * _FIRST
+    x = (x ^ _shift(x, 15)) * _SECOND
+    return x ^ _shift(x, 16)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """A logical right shift; torch's own copies the sign."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)

@@ -1,0 +1,127 @@
+"""The ranks that train together, and the one exact sum they need besides gradients."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class World(Protocol):
+    """A rank among `size`. All ranks call `sum` in the same order."""
+
+    rank: int
+    size: int
+
+    def sum(self, values: Array) -> Array:
+        """The elementwise sum of every rank's `values` (float64), the same bits everywhere."""
+
+    def close(self) -> None:
+        """Leave the world."""
+
+
+class SoloWorld:
+    """One rank alone."""
+
+    rank = 0
+    size = 1
+
+    def sum(self, values: Array) -> Array:
+        """`values` themselves."""
+        return values
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class TorchWorld:
+    """Ranks joined by torch.distributed: gloo, or nccl where every rank has a GPU."""
+
+    def __init__(self, rank: int, size: int, address: str, timeout_seconds: float) -> None:
+        import torch.distributed as dist  # a second of import; only networks need it
+
+        self.rank, self.size = rank, size
+        self._device = _device()
+        dist.init_process_group(
+            "nccl" if self._device == "cuda" else "gloo",
+            init_method=f"tcp://{address}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+
+    def sum(self, values: Array) -> Array:
+        """See `World`."""
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.from_numpy(np.array(values, np.float64)).to(self._device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def close(self) -> None:
+        """See `World`."""
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
+
+class BoostedWorld:
+    """Ranks joined by XGBoost's own communicator."""
+
+    def __init__(self, rank: int, size: int, address: str, timeout_seconds: float) -> None:
+        from xgboost import collective
+        from xgboost.tracker import RabitTracker
+
+        self.rank, self.size = rank, size
+        host, _, port = address.rpartition(":")
+        self._tracker = None
+        if rank == 0:
+            self._tracker = RabitTracker(
+                n_workers=size, host_ip=host, port=int(port), sortby="task",
+                timeout=int(timeout_seconds),
+            )  # fmt: skip
+            self._tracker.start()
+        collective.init(
+            dmlc_tracker_uri=host,
+            dmlc_tracker_port=int(port),
+            dmlc_task_id=f"{rank:06d}",
+            dmlc_timeout=int(timeout_seconds),
+            dmlc_retry=20,
+        )
+        if collective.get_rank() != rank:
+            raise RuntimeError(f"rank {rank} was given rank {collective.get_rank()}")
+
+    def sum(self, values: Array) -> Array:
+        """See `World`."""
+        from xgboost import collective
+
+        return collective.allreduce(np.array(values, np.float64), collective.Op.SUM)
+
+    def close(self) -> None:
+        """See `World`."""
+        from xgboost import collective
+
+        collective.finalize()
+        if self._tracker is not None:
+            self._tracker.wait_for()
+
+
+def gather(world: World, part: Array, start: int, total: int) -> Array:
+    """All ranks' parts in one array of `total` rows: each rank adds its own to zeros, which is
+    exact, so that metrics are computed from the same bits on any number of ranks."""
+    if world.size == 1:
+        return part
+    whole = np.zeros((total, *part.shape[1:]), np.float64)
+    whole[start : start + len(part)] = part
+    return world.sum(whole)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,100 @@
+"""The parts of the contract that are not built yet: refused by name, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from heliostat.errors import Problem
+from heliostat.spec.data import AudioFeature, CategoryFeature, CustomFeature, ImageFeature, TextFeature
+from heliostat.spec.load import Job
+from heliostat.spec.scale import ElasticWorkers, ParallelSpec
+
+NOT_YET = "not available yet"
+
+
+def unavailable_parts(job: Job) -> list[Problem]:
+    """A problem for each key of the job that asks for something not built yet."""
+    return [job.problem(key, f"{what} {NOT_YET}") for key, what in _parts(job)]
+
+
+def _parts(job: Job) -> Iterator[tuple[str, str]]:
+    yield from _data_parts(job)
+    yield from _model_parts(job)
+    yield from _train_parts(job)
+    yield from _scale_parts(job)
+    yield from _other_parts(job)
+
+
+def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
+    data = job.spec.data
+    if isinstance(data.source, (str, tuple)) is False:
+        yield "data.source", "Delta and Iceberg tables are"
+    if data.filter is not None:
+        yield "data.filter", "row filters are"
+    if data.task in ("ranking", "language"):
+        yield "data.task", f"task `{data.task}` is"
+    if data.weight is not None:
+        yield "data.weight", "sample weights are"
+    if data.ingest == "stream":
+        yield "data.ingest", "streaming ingest is"
+    if data.split.method in ("group", "column", "source"):
+        yield "data.split.method", f"split `{data.split.method}` is"
+    if getattr(data.split, "folds", None) is not None:
+        yield "data.split.folds", "cross-validation is"
+    for name, feature in (data.features or {}).items():
+        if isinstance(feature, (TextFeature, ImageFeature, AudioFeature, CustomFeature)):
+            yield f"data.features.{name}", f"features of type `{feature.type}` are"
+        if isinstance(feature, CategoryFeature) and feature.buckets is not None:
+            yield f"data.features.{name}.buckets", "hashed categories are"
+
+
+def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
+    model = job.spec.model
+    if model.kind in ("tabular_transformer", "gpt", "multimodal"):
+        yield "model.kind", f"a model of kind `{model.kind}` is"
+    for key in ("init_from", "freeze", "lora"):
+        if getattr(model, key, None):
+            yield f"model.{key}", "transfer learning is"
+
+
+def _train_parts(job: Job) -> Iterator[tuple[str, str]]:
+    train = job.spec.train
+    if train.loss in ("quantile", "poisson", "focal"):
+        yield "train.loss", f"loss `{train.loss}` is"
+    if train.precision != "float32":
+        yield "train.precision", f"precision `{train.precision}` is"
+    if train.compile:
+        yield "train.compile", "compilation is"
+    if train.schedule.name == "plateau":
+        yield "train.schedule.name", "schedule `plateau` is"
+
+
+def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
+    scale = job.spec.scale
+    if isinstance(scale.workers, ElasticWorkers):
+        yield "scale.workers", "elastic workers are"
+    for degree in ParallelSpec.model_fields:
+        if getattr(scale.parallel, degree) > 1:
+            yield f"scale.parallel.{degree}", f"{degree} parallelism is"
+    if scale.micro_batch_size != "auto":
+        yield "scale.micro_batch_size", "gradient accumulation is"
+
+
+def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
+    spec = job.spec
+    if spec.limits.gpu_hours is not None:
+        yield "limits.gpu_hours", "a limit of GPU-hours is"
+    if spec.tune is not None:
+        if spec.tune.search == "tpe":
+            yield "tune.search", "search `tpe` is"
+        if spec.tune.deterministic:
+            yield "tune.deterministic", "deterministic decisions are"
+        if spec.tune.fuse:
+            yield "tune.fuse", "fused trials are"
+    for key in ("mlflow", "register"):
+        if getattr(spec.track, "register_" if key == "register" else key) is not None:
+            yield f"track.{key}", "tracking is"
+    if spec.storage is not None and "://" in spec.storage:
+        yield "storage", "remote storage is"
+    if spec.code is not None and spec.code.requirements is not None:
+        yield "code.requirements", "installing requirements is"

@@ -1,0 +1,145 @@
+"""What a job file says against itself: keys a model does not use, sums that do not work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from heliostat.errors import Problem
+from heliostat.spec.data import FractionSplit, TimeSplit
+from heliostat.spec.load import Job
+from heliostat.spec.metrics import METRICS, metrics_of
+from heliostat.spec.model import LinearModel, XGBoostModel
+
+
+def consistency_problems(job: Job) -> list[Problem]:
+    """Every contradiction in the job itself, before its data is looked at."""
+    checks = (_task, _metrics, _train_keys, _linear_keys, _degrees, _validation, _split, _code)
+    return [problem for check in checks for problem in check(job)]
+
+
+def _task(job: Job) -> Iterator[Problem]:
+    spec = job.spec
+    if spec.data.task in ("ranking", "language"):
+        return  # refused elsewhere as not available yet
+    if spec.data.positive is not None and spec.data.task != "binary":
+        yield job.problem("data.positive", f"task `{spec.data.task}` has no positive class")
+    if spec.data.split.method == "stratified" and spec.data.task == "regression":
+        yield job.problem(
+            "data.split.method", "stratified needs classes, not a regression", "write `random`"
+        )
+    if isinstance(spec.model, XGBoostModel) and spec.model.scale_pos_weight != 1:
+        if spec.data.task != "binary":
+            yield job.problem("model.scale_pos_weight", f"task `{spec.data.task}` has no positive class")
+    losses = {
+        "regression": ("auto", "mse", "mae", "huber", "quantile", "poisson"),
+        "binary": ("auto", "binary_cross_entropy", "focal"),
+        "multiclass": ("auto", "cross_entropy", "focal"),
+    }[spec.data.task]
+    if spec.train.loss not in losses:
+        yield job.problem(
+            "train.loss",
+            f"`{spec.train.loss}` is no loss for task `{spec.data.task}`",
+            f"one of: {', '.join(losses)}",
+        )
+
+
+def _metrics(job: Job) -> Iterator[Problem]:
+    spec = job.spec
+    if spec.data.task in ("ranking", "language"):
+        return
+    possible = metrics_of(spec.data.task)
+    wanted = [("metrics", name) for name in spec.metrics]
+    if spec.objective is not None:
+        wanted.append(("objective", spec.objective.metric))
+    for key, name in wanted:
+        if name not in possible:
+            what = f"means nothing for task `{spec.data.task}`" if name in METRICS else "is not known"
+            yield job.problem(key, f"metric `{name}` {what}", f"one of: {', '.join(possible)}")
+
+
+def _train_keys(job: Job) -> Iterator[Problem]:
+    model = job.spec.model
+    for key in sorted(job.spec.train.model_fields_set - model.train_keys):
+        used = ", ".join(sorted(model.train_keys)) or "no key of `train`"
+        yield job.problem(
+            f"train.{key}", f"a model of kind `{model.kind}` does not use it", f"it uses {used}"
+        )
+    optimizer = job.spec.train.optimizer
+    if optimizer.name == "adamw" and "momentum" in optimizer.model_fields_set:
+        yield job.problem("train.optimizer.momentum", "adamw does not use it")
+    if model.family == "classic" and job.spec.scale.num_workers > 1:
+        yield job.problem(
+            "scale.workers",
+            f"{job.spec.scale.num_workers}: `{model.kind}` is fitted by scikit-learn on one worker",
+            "write 1",
+        )
+
+
+LINEAR_KEYS = {
+    ("regression", "none"): {"fit_intercept"},
+    ("regression", "l2"): {"alpha", "fit_intercept", "tol", "max_iter"},
+    ("regression", "l1"): {"alpha", "fit_intercept", "tol", "max_iter"},
+    ("regression", "elasticnet"): {"alpha", "l1_ratio", "fit_intercept", "tol", "max_iter"},
+    ("classes", "none"): {"fit_intercept", "tol", "max_iter"},
+    ("classes", "l2"): {"C", "fit_intercept", "tol", "max_iter"},
+    ("classes", "l1"): {"C", "fit_intercept", "tol", "max_iter"},
+    ("classes", "elasticnet"): {"C", "l1_ratio", "fit_intercept", "tol", "max_iter"},
+}
+
+
+def _linear_keys(job: Job) -> Iterator[Problem]:
+    model = job.spec.model
+    if not isinstance(model, LinearModel):
+        return
+    task = "regression" if job.spec.data.task == "regression" else "classes"
+    used = LINEAR_KEYS[task, model.penalty] | {"kind", "penalty"}
+    for key in sorted(model.model_fields_set - used):
+        yield job.problem(
+            f"model.{key}",
+            f"penalty `{model.penalty}` of a linear model for {task} does not use it",
+            f"it uses {', '.join(sorted(used - {'kind', 'penalty'}))}",
+        )
+
+
+def _degrees(job: Job) -> Iterator[Problem]:
+    scale = job.spec.scale
+    degrees = scale.parallel
+    product = degrees.shard * degrees.tensor * degrees.pipeline
+    workers = scale.num_workers
+    if workers % product:
+        fitting = ", ".join(str(k) for k in range(1, workers + 1) if workers % k == 0)
+        yield job.problem(
+            "scale.parallel",
+            f"shard {degrees.shard} x tensor {degrees.tensor} x pipeline {degrees.pipeline} = "
+            f"{product} does not divide workers = {workers}",
+            f"products that do: {fitting}",
+        )
+    if job.spec.model.family == "network" and job.spec.train.batch_size < workers:
+        yield job.problem(
+            "train.batch_size",
+            f"{job.spec.train.batch_size} rows leave some of {workers} workers without any",
+            f"write at least {workers}",
+        )
+
+
+def _validation(job: Job) -> Iterator[Problem]:
+    split = job.spec.data.split
+    if not isinstance(split, (FractionSplit, TimeSplit)) or split.validation != 0:
+        return
+    if job.spec.train.early_stopping is not None:
+        yield job.problem("train.early_stopping", "needs validation rows, and `data.split` keeps none")
+    if job.spec.tune is not None:
+        yield job.problem("tune", "compares trials on validation rows, and `data.split` keeps none")
+
+
+def _split(job: Job) -> Iterator[Problem]:
+    split = job.spec.data.split
+    if isinstance(split, TimeSplit):
+        given = [value for value in (split.validation, split.test) if isinstance(value, float)]
+        if sum(given) >= 1:
+            yield job.problem("data.split", "validation + test leave no row to train on")
+
+
+def _code(job: Job) -> Iterator[Problem]:
+    if job.spec.model.kind == "custom" and job.spec.code is None:
+        yield job.problem("model.class", "needs `code: {path: ...}`, the folder of its package")

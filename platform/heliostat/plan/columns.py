@@ -1,0 +1,231 @@
+"""Which columns take part, as what, and in which form they are packed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from heliostat.catalog.catalog import Catalog
+from heliostat.catalog.footer import Column
+from heliostat.errors import PlanError, Problem
+from heliostat.spec.data import (
+    AutoFeature,
+    CategoryFeature,
+    ConstantCategory,
+    ConstantNumber,
+    IgnoreFeature,
+    NumberFeature,
+)
+from heliostat.spec.identity import digest_of
+from heliostat.spec.load import Job
+
+Form = Literal["number", "exact", "category", "time"]
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """A feature, with every `auto` resolved for the model.
+
+    `missing` is keep, drop, mean, median, most_frequent, constant or own; `constant` its value.
+    """
+
+    name: str
+    kind: Literal["number", "category"]
+    missing: str
+    scale: str = "none"
+    constant: float | str | None = None
+
+
+@dataclass(frozen=True, order=True)
+class PackedColumn:
+    """A source column in a prepared copy. `number` is float32, `exact` float64, `category`
+    a dictionary code, `time` a 64-bit count of the column's own unit."""
+
+    name: str
+    form: Form
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The job's columns, resolved against the source."""
+
+    inputs: tuple[InputColumn, ...]
+    target: PackedColumn
+    split: PackedColumn | None
+    target_type: str
+
+    @property
+    def packed(self) -> tuple[PackedColumn, ...]:
+        """Everything that preparation packs; no cleaning, split or model changes it."""
+        inputs = {PackedColumn(column.name, column.kind) for column in self.inputs}
+        extra = {self.target} | ({self.split} if self.split else set())
+        return tuple(sorted(inputs | extra))
+
+    @property
+    def numbers(self) -> tuple[InputColumn, ...]:
+        """The numeric inputs, in order."""
+        return tuple(column for column in self.inputs if column.kind == "number")
+
+    @property
+    def categories(self) -> tuple[InputColumn, ...]:
+        """The categorical inputs, in order."""
+        return tuple(column for column in self.inputs if column.kind == "category")
+
+
+def prepared_digest(catalog: Catalog, columns: Columns) -> str:
+    """The identity of a prepared copy: the source, its columns and their forms, only."""
+    return digest_of([catalog.digest, [[column.name, column.form] for column in columns.packed]])
+
+
+def resolve_columns(job: Job, catalog: Catalog) -> Columns:
+    """Match `data` against the source's columns.
+
+    Raises:
+        PlanError: with every column that is missing or of the wrong type.
+    """
+    resolver = _Resolver(job, catalog)
+    target = resolver.target()
+    split = resolver.split()
+    inputs = resolver.inputs()
+    if not inputs and not resolver.problems:
+        resolver.complain("data.features", "leaves no column to learn from")
+    if resolver.problems or target is None:
+        raise PlanError(resolver.problems)
+    return Columns(tuple(inputs), target, split, catalog.columns[target.name].type)
+
+
+class _Resolver:
+    def __init__(self, job: Job, catalog: Catalog) -> None:
+        self.job, self.catalog = job, catalog
+        self.problems: list[Problem] = []
+
+    def complain(self, key: str, message: str, hint: str = "") -> None:
+        self.problems.append(self.job.problem(key, message, hint))
+
+    def target(self) -> PackedColumn | None:
+        data = self.job.spec.data
+        column = self._column("data.target", data.target)
+        if column is None:
+            return None
+        if data.task == "regression":
+            if column.kind != "number":
+                self.complain(
+                    "data.target",
+                    f"column `{column.name}` is {column.type}; a regression needs numbers",
+                    "write `task: binary` or `task: multiclass`, or name another target",
+                )
+                return None
+            return PackedColumn(column.name, "exact")
+        if column.kind in ("nested", "time", "other"):
+            self.complain("data.target", f"column `{column.name}` is {column.type}: no classes")
+            return None
+        return PackedColumn(column.name, "category")
+
+    def split(self) -> PackedColumn | None:
+        name = getattr(self.job.spec.data.split, "column", None)
+        if name is None:
+            return None
+        column = self._column("data.split.column", name)
+        if column is None:
+            return None
+        if self.job.spec.data.split.method != "time":
+            return PackedColumn(name, "category")
+        if column.kind not in ("time", "number"):
+            self.complain("data.split.column", f"column `{name}` is {column.type}: no time")
+            return None
+        return PackedColumn(name, "time" if column.kind == "time" else "exact")
+
+    def inputs(self) -> list[InputColumn]:
+        data = self.job.spec.data
+        features = data.features
+        reserved = {data.target, data.weight, getattr(data.split, "column", None)}
+        if features is not None:
+            for key in features:
+                if not _is_pattern(key):
+                    self._column(f"data.features.{key}", key)
+                elif not any(fnmatchcase(name, key) for name in self.catalog.columns):
+                    self.complain(f"data.features.{key}", f"`{key}` matches no column")
+        inputs = []
+        for column in self.catalog.columns.values():
+            key, feature = self._rule(column.name)
+            exact = key == f"data.features.{column.name}"
+            if feature is None or isinstance(feature, IgnoreFeature):
+                continue
+            if column.name in reserved and not exact:
+                continue
+            if column.name == data.target:
+                self.complain(key, "the target cannot be an input too", "leave it out")
+                continue
+            resolved = self._input(key, column, feature)
+            if resolved is not None:
+                inputs.append(resolved)
+        return inputs
+
+    def _rule(self, name: str) -> tuple[str, Any]:
+        """The exact name first, then the first glob that matches."""
+        features = self.job.spec.data.features
+        if features is None:
+            return "data.features", AutoFeature(type="auto")
+        if name in features:
+            return f"data.features.{name}", features[name]
+        for key, feature in features.items():
+            if _is_pattern(key) and fnmatchcase(name, key):
+                return f"data.features.{key}", feature
+        return "data.features", None
+
+    def _input(self, key: str, column: Column, feature: Any) -> InputColumn | None:
+        if isinstance(feature, AutoFeature):
+            if column.kind in ("number", "boolean"):
+                feature = NumberFeature(type="number")
+            elif column.kind == "category":
+                feature = CategoryFeature(type="category")
+            else:
+                what = "is not available yet as a feature" if column.kind != "nested" else "is nested"
+                self.complain(
+                    key,
+                    f"column `{column.name}` ({column.type}) {what}",
+                    f"write `{column.name}: ignore`",
+                )
+                return None
+        if isinstance(feature, NumberFeature) and column.kind not in ("number", "boolean"):
+            self.complain(key, f"column `{column.name}` is {column.type}, not a number")
+            return None
+        if isinstance(feature, CategoryFeature) and column.kind in ("nested", "other", "time"):
+            self.complain(key, f"column `{column.name}` is {column.type}, not a category")
+            return None
+        return self._resolved(column.name, feature)
+
+    def _resolved(self, name: str, feature: Any) -> InputColumn | None:
+        model = self.job.spec.model
+        missing, constant = feature.missing, None
+        if isinstance(missing, (ConstantNumber, ConstantCategory)):
+            missing, constant = "constant", missing.constant
+        if isinstance(feature, CategoryFeature):
+            return InputColumn(name, "category", "own" if missing == "auto" else missing, "none", constant)
+        if missing == "auto":
+            missing = "keep" if model.keeps_missing else "mean"
+        if missing == "keep" and not model.keeps_missing:
+            self.complain(
+                f"data.features.{name}",
+                f"a model of kind `{model.kind}` cannot keep missing values",
+                "write `missing: mean`, or another filling",
+            )
+        scale = feature.scale
+        if scale == "auto":
+            scale = "standard" if model.wants_scaling else "none"
+        return InputColumn(name, "number", missing, scale, constant)
+
+    def _column(self, key: str, name: str) -> Column | None:
+        column = self.catalog.columns.get(name)
+        if column is None:
+            close = difflib.get_close_matches(name, self.catalog.columns, n=1)
+            some = ", ".join(list(self.catalog.columns)[:12])
+            hint = f"did you mean `{close[0]}`?" if close else f"columns: {some}"
+            self.complain(key, f"the source has no column `{name}`", hint)
+        return column
+
+
+def _is_pattern(key: str) -> bool:
+    return any(character in key for character in "*?[")

@@ -1,0 +1,42 @@
+"""How many rows each side of a split gets: exact where footers can tell, else a bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from heliostat.spec.data import DataSpec, FractionSplit, TimeSplit
+
+SIDES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Rows a side; `exact` is false where cleaning or values decide, and then these are the
+    numbers for a source of which no row is dropped."""
+
+    train: int
+    validation: int
+    test: int
+    exact: bool
+
+
+def share_count(num_rows: int, fraction: float) -> int:
+    """A fraction of `num_rows`, rounded half up."""
+    return math.floor(num_rows * fraction + 0.5)
+
+
+def planned_counts(data: DataSpec, num_rows: int, may_drop: bool) -> SplitCounts | None:
+    """Counts from the number of rows alone; None where only the data can tell."""
+    split = data.split
+    if isinstance(split, TimeSplit):
+        if isinstance(split.validation, str) or isinstance(split.test, str):
+            return None
+        validation, test = split.validation, split.test
+    elif isinstance(split, FractionSplit):
+        validation, test = split.validation, split.test
+    else:
+        return None
+    num_validation, num_test = share_count(num_rows, validation), share_count(num_rows, test)
+    exact = split.method in ("random", "stratified") and not may_drop
+    return SplitCounts(num_rows - num_validation - num_test, num_validation, num_test, exact)

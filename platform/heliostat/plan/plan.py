@@ -1,0 +1,238 @@
+"""`plan_job`: one value that holds every sum of a job, or every reason why it cannot run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from heliostat.catalog.catalog import Catalog, read_catalog
+from heliostat.errors import PlanError, Problem, SpecError, UnavailableError
+from heliostat.plan.available import unavailable_parts
+from heliostat.plan.checks import consistency_problems
+from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
+from heliostat.plan.counts import SIDES, SplitCounts, planned_counts
+from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
+from heliostat.plan.space import Configuration, configurations, corner_settings, rungs
+from heliostat.spec.load import Job
+
+MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class World:
+    """How many ranks, and what each degree is: size = data x shard x tensor x pipeline."""
+
+    size: int
+    data: int
+    shard: int
+    tensor: int
+    pipeline: int
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The arithmetic of a network's steps. None in a count that the data must tell."""
+
+    global_rows: int
+    rows_per_rank: int
+    steps_per_epoch: int | None
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a job that can be known before a worker starts."""
+
+    job: Job
+    catalog: Catalog
+    columns: Columns
+    counts: SplitCounts | None
+    world: World
+    batches: Batches | None
+    memory: MemoryNeed
+    trials: tuple[Configuration, ...]
+    rungs: tuple[int, ...]
+    unchecked: tuple[str, ...]
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that one training (or one trial) holds."""
+        return self.world.size * self.job.spec.scale.resources.cpu
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that one training (or one trial) holds."""
+        return self.world.size * self.job.spec.scale.resources.gpu
+
+    @property
+    def prepared_digest(self) -> str:
+        """Which prepared copy the job reads."""
+        return prepared_digest(self.catalog, self.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON value."""
+        spec = self.job.spec
+        return {
+            "name": spec.name,
+            "source": {
+                "location": self.catalog.source,
+                "files": len(self.catalog.files),
+                "row_groups": len(self.catalog.row_groups),
+                "rows": self.catalog.num_rows,
+                "bytes": self.catalog.num_bytes,
+                "digest": self.catalog.digest,
+            },
+            "task": spec.data.task,
+            "target": asdict(self.columns.target),
+            "inputs": [asdict(column) for column in self.columns.inputs],
+            "prepared_digest": self.prepared_digest,
+            "rows": asdict(self.counts) if self.counts else None,
+            "world": asdict(self.world),
+            "batches": asdict(self.batches) if self.batches else None,
+            "length": {spec.unit: spec.length},
+            "objective": {"metric": spec.objective_metric, "goal": spec.objective_goal},
+            "trials": len(self.trials),
+            "rungs": list(self.rungs),
+            "needs": {"cpus": self.cpus, "gpus": self.gpus, "memory": asdict(self.memory)},
+            "unchecked": list(self.unchecked),
+        }
+
+
+def plan_job(job: Job) -> Plan:
+    """Check all that can be checked and do every sum.
+
+    Raises:
+        PlanError: a sum does not work; with every such reason.
+        UnavailableError: the job needs a part that is not available yet.
+        DataError: the source is not what the job says.
+    """
+    if problems := consistency_problems(job):
+        raise PlanError(problems)
+    if problems := unavailable_parts(job):
+        raise UnavailableError(problems)
+    spec = job.spec
+    source = spec.data.source
+    assert isinstance(source, (str, tuple))
+    catalog = read_catalog(source)
+    columns = resolve_columns(job, catalog)
+    counts = planned_counts(spec.data, catalog.num_rows, _may_drop_rows(job, columns))
+    if problems := list(_count_problems(job, catalog, counts)):
+        raise PlanError(problems)
+    memory = memory_need(spec, counts.train if counts else catalog.num_rows, len(columns.inputs))
+    _check_memory(job, memory)
+    return Plan(
+        job=job,
+        catalog=catalog,
+        columns=columns,
+        counts=counts,
+        world=_world(job),
+        batches=_batches(job, counts),
+        memory=memory,
+        trials=_trials(job),
+        rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
+        unchecked=_unchecked(counts),
+    )
+
+
+def _may_drop_rows(job: Job, columns: Columns) -> bool:
+    clean = job.spec.data.clean
+    drops_inputs = any(column.missing == "drop" for column in columns.inputs)
+    return clean.duplicates == "drop" or clean.missing_target == "drop" or drops_inputs
+
+
+def _count_problems(
+    job: Job, catalog: Catalog, counts: SplitCounts | None
+) -> Iterator[Problem]:
+    if catalog.num_rows == 0:
+        yield job.problem("data.source", "holds no row")
+    elif counts is not None:
+        for side in SIDES:
+            wanted = side == "train" or getattr(job.spec.data.split, side) != 0
+            if wanted and getattr(counts, side) == 0:
+                share = "" if side == "train" else f" {getattr(job.spec.data.split, side)} of"
+                yield job.problem(
+                    "data.split", f"the {side} side is empty:{share} {catalog.num_rows} rows"
+                )
+
+
+def _check_memory(job: Job, need: MemoryNeed) -> None:
+    given = job.spec.scale.resources.memory
+    limit = given if given is not None else machine_memory_bytes()
+    if limit is not None and need.num_bytes > limit * (1 if given else MEMORY_SHARE):
+        where = "`scale.resources.memory`" if given else f"{MEMORY_SHARE:.0%} of this machine's memory"
+        kind = job.spec.model.kind
+        remedy = (
+            "raise it, or take a model that reads batches: xgboost or mlp"
+            if job.spec.model.family == "classic"
+            else "raise it, or add workers"
+        )
+        raise PlanError(
+            job.problem(
+                "model.kind",
+                f"`{kind}` holds {need.sum} = {format_bytes(need.num_bytes)} in one worker; "
+                f"{where} is {format_bytes(limit * (1 if given else MEMORY_SHARE))}",
+                remedy,
+            )
+        )
+
+
+def _world(job: Job) -> World:
+    scale = job.spec.scale
+    degrees = scale.parallel
+    product = degrees.shard * degrees.tensor * degrees.pipeline
+    size = scale.num_workers
+    return World(size, size // product, degrees.shard, degrees.tensor, degrees.pipeline)
+
+
+def _batches(job: Job, counts: SplitCounts | None) -> Batches | None:
+    spec = job.spec
+    if spec.model.family != "network":
+        return None
+    rows = spec.train.batch_size
+    per_epoch = -(-counts.train // rows) if counts else None
+    if spec.unit == "steps":
+        steps: int | None = spec.length
+    else:
+        steps = per_epoch * spec.length if per_epoch is not None else None
+    return Batches(rows, -(-rows // spec.scale.num_workers), per_epoch, steps)
+
+
+def _trials(job: Job) -> tuple[Configuration, ...]:
+    tune = job.spec.tune
+    if tune is None:
+        return ()
+    problems = []
+    for key, value in corner_settings(tune.space):
+        if key.split(".")[0] not in ("data", "model", "train", "seed"):
+            problems.append(
+                job.problem(f"tune.space.{key}", "only data, model, train and seed can be searched")
+            )
+            continue
+        try:
+            corner = job.replace({key: value})
+            problems += consistency_problems(corner) or unavailable_parts(corner)
+        except SpecError as error:
+            problems += [
+                Problem(p.place, f"tune.space.{key} = {value}: {p.message}", p.hint)
+                for p in error.problems
+            ]
+    if problems:
+        raise PlanError(list(dict.fromkeys(problems)))
+    try:
+        return tuple(configurations(tune, job.spec.seed))
+    except ValueError as error:
+        raise PlanError(job.problem("tune.space", str(error))) from None
+
+
+def _unchecked(counts: SplitCounts | None) -> tuple[str, ...]:
+    notes = []
+    if counts is None:
+        notes.append("rows of each side: the split goes by values")
+    elif not counts.exact:
+        notes.append("rows after cleaning: known once the data is read")
+    address = os.environ.get("RAY_ADDRESS")
+    where = f"the cluster at {address}" if address else "the cluster"
+    notes.append(f"whether {where} has the CPUs, GPUs and memory; checked when it runs")
+    return tuple(notes)

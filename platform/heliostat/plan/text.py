@@ -1,0 +1,108 @@
+"""A plan in words: the same block in `heliostat plan`, at the head of a run, and in plan.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from heliostat.plan.memory import format_bytes
+from heliostat.plan.plan import Plan
+
+KEY_WIDTH = 10
+
+
+def plan_text(plan: Plan) -> str:
+    """Lines of `key  value`; products are written out."""
+    return "\n".join(f"{key:<{KEY_WIDTH}}{value}" for key, value in _lines(plan)) + "\n"
+
+
+def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
+    spec = plan.job.spec
+    yield "job", f"{spec.name}: {spec.data.task}, target `{spec.data.target}`, model {spec.model.kind}"
+    yield "data", _source(plan)
+    yield "columns", _columns(plan)
+    yield "split", _split(plan)
+    yield "world", _world(plan)
+    yield from _length(plan)
+    if spec.tune is not None:
+        yield from _sweep(plan)
+    yield "objective", f"{spec.objective_metric} on validation, {_goal(plan)}"
+    yield "needs", _needs(plan)
+    yield "memory", f"at least {format_bytes(plan.memory.num_bytes)} a worker = {plan.memory.sum}"
+    for note in plan.unchecked:
+        yield "unchecked", note
+
+
+def _source(plan: Plan) -> str:
+    catalog = plan.catalog
+    return (
+        f"{len(catalog.files)} files, {len(catalog.row_groups)} row groups, "
+        f"{catalog.num_rows:,} rows, {format_bytes(catalog.num_bytes)}; digest {catalog.digest[:12]}"
+    )
+
+
+def _columns(plan: Plan) -> str:
+    names = [column.name for column in plan.columns.inputs]
+    shown = ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
+    numbers, categories = len(plan.columns.numbers), len(plan.columns.categories)
+    return f"{len(names)} inputs = {numbers} numbers + {categories} categories: {shown}"
+
+
+def _split(plan: Plan) -> str:
+    split, counts = plan.job.spec.data.split, plan.counts
+    if counts is None:
+        return f"{split.method}: by values"
+    bound = "" if counts.exact else ", each at most, before cleaning"
+    return (
+        f"{split.method}: {counts.train:,} train + {counts.validation:,} validation "
+        f"+ {counts.test:,} test{bound}"
+    )
+
+
+def _world(plan: Plan) -> str:
+    world = plan.world
+    noun = "worker" if world.size == 1 else "workers"
+    return (
+        f"{world.size} {noun} = {world.data} data x {world.shard} shard "
+        f"x {world.tensor} tensor x {world.pipeline} pipeline"
+    )
+
+
+def _length(plan: Plan) -> Iterator[tuple[str, str]]:
+    spec, batches = plan.job.spec, plan.batches
+    if batches is None:
+        if spec.unit != "fits":
+            yield "length", f"{spec.length} {spec.unit}, validated every {spec.train.validate_every}"
+        return
+    yield "batch", (
+        f"{batches.global_rows:,} rows = {plan.world.data} data x {batches.rows_per_rank:,} rows"
+    )
+    if batches.steps is None or batches.steps_per_epoch is None:
+        yield "steps", f"{spec.length} {spec.unit}"
+    elif spec.unit == "steps":
+        yield "steps", f"{batches.steps:,}; an epoch has {batches.steps_per_epoch:,}"
+    else:
+        yield "steps", f"{batches.steps:,} = {spec.length} epochs x {batches.steps_per_epoch:,}"
+
+
+def _sweep(plan: Plan) -> Iterator[tuple[str, str]]:
+    tune = plan.job.spec.tune
+    assert tune is not None
+    scheduler = "no scheduler" if not plan.rungs else f"{tune.scheduler.name}, rungs "
+    rungs = ", ".join(str(rung) for rung in plan.rungs)
+    keys = ", ".join(tune.space)
+    yield "sweep", f"{len(plan.trials)} trials by {tune.search} over {keys}; {scheduler}{rungs}"
+    if tune.trials is not None and len(plan.trials) < tune.trials:
+        yield "", f"the space holds only {len(plan.trials)} different points of {tune.trials} asked"
+
+
+def _goal(plan: Plan) -> str:
+    return "higher is better" if plan.job.spec.objective_goal == "max" else "lower is better"
+
+
+def _needs(plan: Plan) -> str:
+    resources = plan.job.spec.scale.resources
+    noun = "a trial" if plan.trials else "in all"
+    text = f"{plan.cpus:g} CPUs {noun} = {plan.world.size} workers x {resources.cpu:g}"
+    if resources.gpu:
+        text += f"; {plan.gpus:g} GPUs = {plan.world.size} x {resources.gpu:g}"
+    return text

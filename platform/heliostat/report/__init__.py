@@ -1,0 +1,1 @@
+"""Results as values, on the terminal and as a page. Neither torch nor Ray."""

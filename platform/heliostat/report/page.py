@@ -1,0 +1,108 @@
+"""`report.html`: one self-contained page about a run, which opens offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from heliostat.errors import ArtifactError
+from heliostat.report.console import duration_text, number_text
+from heliostat.report.figures import confusion_figure, curve_figure, residual_figure, trial_figure
+from heliostat.report.result import Result
+from heliostat.storage.files import read_json, write_bytes
+from heliostat.storage.runs import RunFolder
+from heliostat.storage.segments import read_rows
+
+FILE = "report.html"
+MAX_TRIAL_ROWS = 100
+Row = Mapping[str, Any]
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write the page of a finished run; return where it is."""
+    result = Result.load(folder.path)
+    path = folder.path / FILE
+    write_bytes(path, render_page(folder, result).encode())
+    return path
+
+
+def render_page(folder: RunFolder, result: Result) -> str:
+    """The page as text."""
+    rows = list(read_rows(folder.metrics))
+    trials = _trials(folder, result)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = number_text
+    environment.filters["duration"] = duration_text
+    template = environment.from_string(
+        files("heliostat.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        result=result,
+        score=result.score,
+        sides=[side for side in ("train", "validation", "test") if side in result.metrics],
+        names=list(next(iter(result.metrics.values()), {})),
+        figures=[Markup(figure) for figure in _figures(folder, result, rows, trials)],
+        trials=trials[:MAX_TRIAL_ROWS],
+        num_trials=len(trials),
+        keys=list(trials[0]["config"]) if trials else [],
+        plan=_text(folder.path / "plan.txt"),
+        job=_text(folder.path / "job.yaml"),
+        phases=_phases(result),
+    )
+
+
+def _figures(
+    folder: RunFolder, result: Result, rows: Sequence[Row], trials: Sequence[Row]
+) -> list[str]:
+    figures = []
+    if trials:
+        figures.append(trial_figure(trials, result.objective))
+        figures.append(curve_figure(_trial_rows(folder), str(result.objective["metric"]), by_trial=True))
+    elif rows:
+        figures.append(curve_figure(rows, str(result.objective["metric"]), by_trial=False))
+    try:
+        details = read_json(folder.path / "details.json")
+    except ArtifactError:
+        return [figure for figure in figures if figure]
+    side = "test" if "test" in details else "validation"
+    picture = details.get(side, {})
+    if "confusion" in picture:
+        figures.append(confusion_figure(picture, side))
+    elif "residuals" in picture:
+        figures.append(residual_figure(picture["residuals"], side))
+    return [figure for figure in figures if figure]
+
+
+def _trials(folder: RunFolder, result: Result) -> list[dict[str, Any]]:
+    """Final rows of the name's ledger, best first; only for a run that was a sweep."""
+    if result.best is None:
+        return []
+    final = {
+        row["id"]: row
+        for row in read_rows(folder.path.parent / "trials")
+        if row["kind"] == "final" and row["status"] != "failed" and row["score"] is not None
+    }
+    best_first = result.objective["goal"] == "max"
+    return sorted(final.values(), key=lambda row: row["score"], reverse=best_first)
+
+
+def _trial_rows(folder: RunFolder) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted(folder.metrics.glob("trial-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    return rows
+
+
+def _phases(result: Result) -> list[tuple[str, float]]:
+    return [(name, seconds) for name, seconds in result.seconds.items() if name != "total"]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,0 +1,55 @@
+"""`result.json` as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from heliostat.storage.files import read_json, write_json
+
+FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run found out.
+
+    `metrics[side][name]` with side in train, validation, test; `best` the winning
+    configuration and its trial (None without a sweep); `rows` and `cleaning` count rows;
+    `seconds` and `hours` say what each phase took; `digests` identify data, code and job.
+    """
+
+    name: str
+    run: str
+    objective: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+    best: Mapping[str, Any] | None
+    rows: Mapping[str, int]
+    cleaning: Mapping[str, int]
+    seconds: Mapping[str, float]
+    hours: Mapping[str, float]
+    versions: Mapping[str, str]
+    digests: Mapping[str, str]
+    trials: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """The objective on test if there are test rows, else on validation."""
+        for side in ("test", "validation", "train"):
+            value = self.metrics.get(side, {}).get(str(self.objective["metric"]))
+            if value is not None:
+                return float(value)
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Publish `result.json` in a run folder."""
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Read `result.json`; unknown keys of newer versions are ignored."""
+        value = read_json(folder / FILE)
+        known = {key: value[key] for key in cls.__dataclass_fields__ if key in value}
+        return cls(**known)

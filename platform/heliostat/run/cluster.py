@@ -1,0 +1,162 @@
+"""This process's Ray: the cluster it was pointed at, or an embedded one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from heliostat.errors import LaunchError, PlacementError, Problem, UserError
+
+PROBE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What trainings may use. An embedded cluster has as many CPUs again for data tasks, so
+    that preparation can overlap with workers that are still starting."""
+
+    embedded: bool
+    cpus: float
+    gpus: float
+
+    def slots(self, cpus: float, gpus: float) -> int:
+        """How many trainings of this size fit at once."""
+        fits = [int(self.cpus / cpus + 1e-9)] if cpus else []
+        if gpus:
+            fits.append(int(self.gpus / gpus + 1e-9))
+        return min(fits) if fits else 1
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
+    """Connect to the cluster at `address` (or RAY_ADDRESS), else start one in this process.
+
+    Raises:
+        LaunchError: there is no cluster at the address, or it refuses us.
+    """
+    quiet_environment()
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        cluster = _join(address) if address else _embed()
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise LaunchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def quiet_environment() -> None:
+    """Ray's chatter off, and nothing of ours left to its defaults in the environment."""
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    for callbacks in ("RAY_TRAIN_CALLBACKS", "RAY_TUNE_CALLBACKS", "RAY_DATA_EXECUTION_CALLBACKS"):
+        os.environ.pop(callbacks, None)  # would load code that no job file names
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def require_capacity(cluster: Cluster, workers: int, cpu: float, gpu: float) -> None:
+    """Fail at once where the workers can never fit.
+
+    Raises:
+        PlacementError: with the sum.
+    """
+    lacking = []
+    if workers * cpu > cluster.cpus:
+        lacking.append(f"{workers} workers x {cpu:g} = {workers * cpu:g} CPUs, this cluster has {cluster.cpus:g}")
+    if workers * gpu > cluster.gpus:
+        lacking.append(f"{workers} workers x {gpu:g} = {workers * gpu:g} GPUs, this cluster has {cluster.gpus:g}")
+    if lacking:
+        raise PlacementError(
+            f"the workers cannot be placed: {'; '.join(lacking)}. "
+            "Lower `scale.workers` or `scale.resources`, or use a larger cluster"
+        )
+
+
+def check_storage_is_shared(folder: Path) -> None:
+    """A local folder is no storage for several nodes, unless every node sees the same files.
+
+    Raises:
+        UserError: a node does not see what this process wrote.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    secret = secrets.token_hex(8)
+    probe.write_text(secret)
+    try:
+        answers = {
+            node["NodeManagerAddress"]: _probe.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(probe))
+            for node in nodes
+        }
+        blind = [host for host, ref in answers.items() if ray.get(ref, timeout=PROBE_SECONDS) != secret]
+    finally:
+        probe.unlink()
+    if blind:
+        raise UserError(
+            Problem(
+                "storage",
+                f"`{folder}` is a local folder, and {len(blind)} of {len(nodes)} nodes do not see "
+                f"its files ({', '.join(sorted(blind))})",
+                "mount it on every node",
+            )
+        )
+
+
+@ray.remote(num_cpus=0)
+def _probe(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _join(address: str) -> Cluster:
+    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    resources = ray.cluster_resources()
+    return Cluster(False, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def _embed() -> Cluster:
+    private_token()
+    cores = os.cpu_count() or 1
+    ray.init(
+        address="local",
+        num_cpus=2 * cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        _system_config={"prestart_worker_first_driver": False},
+    )
+    return Cluster(True, cores, ray.cluster_resources().get("GPU", 0.0))
+
+
+def private_token() -> None:
+    """Make Ray's token file before Ray does, readable by its owner alone (Ray writes 0644)."""
+    if any(os.environ.get(key) for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        if path.stat().st_uid == os.getuid():
+            path.chmod(0o600)
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+

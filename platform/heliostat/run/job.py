@@ -1,0 +1,292 @@
+"""`run_job`: plan, folder, lease, cluster, data, training, result; in this order."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ruamel.yaml import YAML
+
+from heliostat.catalog.code import CODE_FOLDER, copy_code
+from heliostat.data.prepare import is_prepared, prepare
+from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError
+from heliostat.plan.plan import Plan, plan_job
+from heliostat.plan.text import plan_text
+from heliostat.report.console import Console, duration_text, metric_text
+from heliostat.report.follow import follow
+from heliostat.report.page import write_report
+from heliostat.report.result import Result
+from heliostat.run.claim import Claim, claim_run
+from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
+from heliostat.run.record import RunRecord
+from heliostat.run.sweep import tune_job
+from heliostat.spec.load import Job
+from heliostat.storage.files import write_bytes, write_json
+from heliostat.storage.lease import Lease
+from heliostat.storage.runs import RunFolder, Storage
+from heliostat.train.assignment import Assignment, RunPlace, open_data
+from heliostat.train.driver import Watch, build_group, drive
+from heliostat.train.versions import versions
+from heliostat.train.workers import WorkerGroup
+
+DEFAULT_STORAGE = "runs"
+
+
+def run_job(
+    job: Job,
+    *,
+    run_id: str | None = None,
+    resume: str | None = None,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Run a job to its end.
+
+    Args:
+        run_id: The run's id; an id that exists is continued, or followed if it is running.
+        resume: A run to continue (NAME, NAME/ID); empty for the name's latest.
+        address: A Ray cluster; default RAY_ADDRESS, else one embedded in this process.
+
+    Raises:
+        UserError: the job, its data or the arguments are wrong; no training was started.
+        HeliostatError: see the tree in `heliostat.errors`.
+    """
+    started = time.monotonic()
+    console = console or Console()
+    plan = plan_job(job)
+    storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
+    claim = claim_run(plan, storage, run_id, resume, console)
+    if claim.lease is None:
+        return follow(claim.folder, console)
+    clock = _Clock({"plan": time.monotonic() - started}, started)
+    return _Run(plan, storage, claim.folder, claim.lease, console, clock, address, claim).execute()
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float]
+    started: float
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure a phase."""
+        begin = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+
+
+@dataclass
+class _Outcome:
+    metrics: Any
+    details: Any
+    best: dict[str, Any] | None = None
+    trials: dict[str, int] = field(default_factory=dict)
+
+
+class _Run:
+    def __init__(
+        self,
+        plan: Plan,
+        storage: Storage,
+        folder: RunFolder,
+        lease: Lease,
+        console: Console,
+        clock: _Clock,
+        address: str | None,
+        claim: Claim,
+    ) -> None:
+        self.plan, self.spec, self.storage, self.folder = plan, plan.job.spec, storage, folder
+        self.console, self.clock, self.address, self.claim = console, clock, address, claim
+        self.record = RunRecord(folder, lease, console, self.spec.labels)
+        self.lease = lease
+
+    def execute(self) -> Result:
+        """Do it all; whatever happens, `state.json` tells the truth about it."""
+        self.record.catch_signals()
+        again = f"heliostat run {self.folder.path}/job.yaml --resume {self.folder.reference}"
+        try:
+            result = self._work()
+        except HeliostatError as error:
+            error = self._as_told(error)
+            status = _status_of(error)
+            self.record.finish(status, str(error), again if error.exit_status in (3, 5) else "")
+            raise error from None
+        except BaseException as error:
+            self.record.finish("FAILED", f"{type(error).__name__}: {error}", "")
+            raise
+        self.record.finish("SUCCEEDED", None, f"heliostat report {self.folder.reference}")
+        return result
+
+    def _as_told(self, error: HeliostatError) -> HeliostatError:
+        """A stop that came from outside can be resumed by whoever restarts us."""
+        if isinstance(error, StoppedError) and self.record.preempted:
+            return InterruptedRunError(f"terminated from outside: {error}")
+        return error
+
+    def _work(self) -> Result:
+        self._write_plan()
+        self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
+        self.console.block(plan_text(self.plan))
+        with self.clock.phase("start"):
+            context = connected(self.address)
+            cluster = context.__enter__()
+        try:
+            outcome = self._compute(cluster)
+        finally:
+            with self.clock.phase("shutdown"):
+                context.__exit__(None, None, None)
+        return self._publish(outcome)
+
+    def _compute(self, cluster: Cluster) -> _Outcome:
+        scale = self.spec.scale
+        require_capacity(cluster, scale.num_workers, scale.resources.cpu, scale.resources.gpu)
+        check_storage_is_shared(self.storage.root)
+        group = self._start_early(cluster)
+        try:
+            assignment = self._prepare()
+        except BaseException:
+            if group is not None:
+                group.stop()
+            raise
+        limit = self.spec.limits.hours
+        watch = Watch(
+            stall_seconds=self.spec.limits.stall_minutes * 60,
+            deadline=self.clock.started + limit * 3600 if limit else None,
+            stop_requested=self.record.stop_requested,
+        )
+        if self.spec.tune is not None:
+            return self._tune(assignment, cluster, watch)
+        with self.clock.phase("train"):
+            if group is None:
+                group = build_group(self.spec, self._ray_folder)
+                group.start()
+            finished = drive(group, assignment, self.record, watch)
+        return _Outcome(finished.metrics, finished.details)
+
+    def _start_early(self, cluster: Cluster) -> WorkerGroup | None:
+        """Workers take seconds to come up: start them before the data is prepared, unless they
+        would take the CPUs that preparation needs."""
+        if self.spec.tune is not None:
+            return None
+        needed = self.plan.cpus
+        free = float("inf") if cluster.embedded else ray.available_resources().get("CPU", 0.0)
+        if not is_prepared(self.plan, self.storage.prepared) and free < needed + 1:
+            return None
+        group = build_group(self.spec, self._ray_folder)
+        group.start()
+        return group
+
+    @property
+    def _ray_folder(self) -> str:
+        return str(self.folder.path / "ray")
+
+    def _prepare(self) -> Assignment:
+        plan = self.plan
+        reused = is_prepared(plan, self.storage.prepared)
+        with self.clock.phase("prepare"):
+            prepared = prepare(plan, self.storage.prepared, self._preparing)
+        how = "found prepared" if reused else f"prepared in {duration_text(self.clock.seconds['prepare'])}"
+        self.console.line(f"data      {prepared.num_rows:,} rows {how}")
+        assignment = Assignment(
+            job=self.spec.model_dump(mode="json", by_alias=True),
+            columns=plan.columns,
+            prepared=str(prepared.folder),
+            data_digest=plan.catalog.digest,
+            code=self._keep_code(),
+            code_digest=self.claim.code_digest,
+            model_folder=str(self.folder.model),
+            place=RunPlace(str(self.folder.checkpoints), str(self.folder.lease), self.lease.token),
+        )
+        with self.clock.phase("split"):
+            data = open_data(assignment)
+        self._counts, self._dropped = data.split.counts, dict(data.split.dropped)
+        for name, count in prepared.infinite.items():
+            self._dropped[f"{name}: infinite values taken as missing"] = count
+        counts = " + ".join(f"{count:,} {side}" for side, count in self._counts.items())
+        self.console.line(f"rows      {counts}")
+        for reason, count in self._dropped.items():
+            self.console.line(f"cleaned   {count:,} of {prepared.num_rows:,} rows: {reason}")
+        return assignment
+
+    def _preparing(self, done: int, total: int) -> None:
+        if self.record.stop_requested():
+            raise StoppedError("stopped while the data was prepared")
+
+    def _keep_code(self) -> str | None:
+        """The job's own code, copied into the run so that every worker sees the same."""
+        if self.spec.code is None:
+            return None
+        kept = self.folder.path / CODE_FOLDER
+        if not kept.exists():
+            copy_code(Path(self.spec.code.path), kept)
+        return str(kept)
+
+    def _tune(self, assignment: Assignment, cluster: Cluster, watch: Watch) -> _Outcome:
+        with self.clock.phase("tune"):
+            outcome = tune_job(
+                self.plan, assignment, self.storage, self.folder, self.record, cluster, watch
+            )
+        best = {"trial": outcome.best.id, "config": dict(outcome.best.config), "score": outcome.best.score}
+        trials = {"run": outcome.num_run, "reused": outcome.num_reused}
+        return _Outcome(outcome.metrics, outcome.details, best, trials)
+
+    def _publish(self, outcome: _Outcome) -> Result:
+        spec, plan = self.spec, self.plan
+        busy = self.clock.seconds.get("train", 0.0) + self.clock.seconds.get("tune", 0.0)
+        self.clock.seconds["total"] = time.monotonic() - self.clock.started
+        result = Result(
+            name=spec.name,
+            run=self.folder.reference,
+            objective={"metric": spec.objective_metric, "goal": spec.objective_goal},
+            metrics=outcome.metrics,
+            best=outcome.best,
+            rows=self._counts,
+            cleaning=self._dropped,
+            seconds={k: round(v, 3) for k, v in self.clock.seconds.items()},
+            hours={"cpu": busy * plan.cpus / 3600, "gpu": busy * plan.gpus / 3600},
+            versions=versions(),
+            digests={
+                "data": plan.catalog.digest,
+                "prepared": plan.prepared_digest,
+                "code": self.claim.code_digest,
+                "job": self.claim.identity,
+            },
+            trials=outcome.trials,
+        )
+        result.save(self.folder.path)
+        write_json(self.folder.path / "details.json", outcome.details)
+        page = write_report(self.folder)
+        for side, metrics in result.metrics.items():
+            self.console.line(f"{side:<10}{metric_text(metrics)}", style="bold" if side == "test" else None)
+        phases = "  ".join(f"{k} {v:.1f}s" for k, v in result.seconds.items())
+        self.console.line(f"time      {phases}")
+        self.console.line(f"report    {page}")
+        return result
+
+    def _write_plan(self) -> None:
+        folder = self.folder.path
+        write_bytes(folder / "plan.txt", plan_text(self.plan).encode())
+        write_json(folder / "plan.json", self.plan.to_json())
+        write_bytes(folder / "job.yaml", yaml_text(dict(self.plan.job.value)).encode())
+
+
+def yaml_text(value: dict[str, Any]) -> str:
+    """`value` as YAML in the order of its keys."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+def _status_of(error: HeliostatError) -> str:
+    return {3: "STOPPED", 5: "INTERRUPTED"}.get(error.exit_status, "FAILED")

@@ -1,0 +1,1 @@
+"""What a job file and a site file may say. Plain values: no torch, no Ray, no I/O but YAML."""

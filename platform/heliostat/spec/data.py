@@ -1,0 +1,260 @@
+"""`data`: the source, its columns, how it is cleaned and split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from heliostat.spec.base import Spec, parse_duration_seconds
+
+Task = Literal["regression", "binary", "multiclass", "ranking", "language"]
+NumberMissing = Literal["auto", "keep", "drop", "mean", "median", "most_frequent"]
+CategoryMissing = Literal["auto", "own", "drop", "most_frequent"]
+Scaling = Literal["auto", "standard", "min_max", "none"]
+
+
+class ConstantNumber(Spec):
+    """Fill missing numbers with a fixed value: `missing: {constant: 0}`."""
+
+    constant: float
+
+
+class ConstantCategory(Spec):
+    """Fill missing categories with a fixed value: `missing: {constant: unknown}`."""
+
+    constant: str
+
+
+class AutoFeature(Spec):
+    """Take the type from the column: numbers and booleans as number, strings as category."""
+
+    type: Literal["auto"]
+
+
+class IgnoreFeature(Spec):
+    """Leave the column out."""
+
+    type: Literal["ignore"]
+
+
+class NumberFeature(Spec):
+    """A number. `auto` missing: kept for trees, else the mean; `auto` scaling: standard
+    for networks, linear models, kNN and SVM, none for trees."""
+
+    type: Literal["number"]
+    missing: NumberMissing | ConstantNumber = "auto"
+    scale: Scaling = "auto"
+
+
+class CategoryFeature(Spec):
+    """One of many values. Missing values are a category of their own unless told otherwise;
+    values not seen in training share one unknown bucket."""
+
+    type: Literal["category"]
+    missing: CategoryMissing | ConstantCategory = "auto"
+    buckets: int | None = Field(default=None, gt=0)
+
+
+class TextFeature(Spec):
+    """Free text."""
+
+    type: Literal["text"]
+    max_tokens: int = Field(default=128, gt=0)
+
+
+class ImageFeature(Spec):
+    """An encoded image."""
+
+    type: Literal["image"]
+    size: int = Field(default=32, gt=0)
+
+
+class AudioFeature(Spec):
+    """An encoded sound."""
+
+    type: Literal["audio"]
+    sample_rate: int = Field(default=16000, gt=0)
+
+
+class CustomFeature(Spec):
+    """A column computed by a class of `code:`."""
+
+    type: Literal["custom"]
+    class_: str = Field(alias="class")
+    inputs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+Feature = Annotated[
+    Annotated[AutoFeature, Tag("auto")]
+    | Annotated[IgnoreFeature, Tag("ignore")]
+    | Annotated[NumberFeature, Tag("number")]
+    | Annotated[CategoryFeature, Tag("category")]
+    | Annotated[TextFeature, Tag("text")]
+    | Annotated[ImageFeature, Tag("image")]
+    | Annotated[AudioFeature, Tag("audio")]
+    | Annotated[CustomFeature, Tag("custom")],
+    Discriminator("type"),
+]
+
+
+def _long_form(value: Any) -> Any:
+    """`carrier: category` is short for `carrier: {type: category}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+class CleanSpec(Spec):
+    """Which rows never take part. Cleaning comes before splitting."""
+
+    duplicates: Literal["keep", "drop"] = "keep"
+    missing_target: Literal["drop", "error"] = "drop"
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class FractionSplit(Spec):
+    """Shares of the rows kept aside for validation and test."""
+
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    folds: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _leave_something_to_train(self) -> FractionSplit:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation} + test {self.test} leave no row to train on; "
+                "their sum must be below 1"
+            )
+        return self
+
+
+class RandomSplit(FractionSplit):
+    """Rows at random, exact counts."""
+
+    method: Literal["random"] = "random"
+
+
+class StratifiedSplit(FractionSplit):
+    """Rows at random, exact counts in every class of the target."""
+
+    method: Literal["stratified"]
+
+
+class GroupSplit(FractionSplit):
+    """No group on two sides."""
+
+    method: Literal["group"]
+    column: str
+
+
+class HashSplit(FractionSplit):
+    """By a hash of a column's value: stable when rows are added."""
+
+    method: Literal["hash"]
+    column: str
+
+
+def _check_share(value: Any) -> Any:
+    if isinstance(value, str):
+        if parse_duration_seconds(value) is None:
+            raise ValueError(f"`{value}` is neither a fraction nor a duration like 7d or 12h")
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1:
+        return float(value)
+    raise ValueError(f"`{value}` is neither a fraction in [0, 1) nor a duration like 7d or 12h")
+
+
+Share = Annotated[float | str, BeforeValidator(_check_share)]
+
+
+class TimeSplit(Spec):
+    """The latest rows for test, those before them for validation. Equal times stay together."""
+
+    method: Literal["time"]
+    column: str
+    validation: Share = 0.15
+    test: Share = 0.15
+    gap: Share = 0.0
+    folds: int | None = Field(default=None, ge=2)
+
+
+class ColumnSplit(Spec):
+    """A column names the side: train, validation or test."""
+
+    method: Literal["column"]
+    column: str
+
+
+class SourceSplit(Spec):
+    """Validation and test come from sources of their own."""
+
+    method: Literal["source"]
+    validation: str
+    test: str
+
+
+Split = Annotated[
+    Annotated[RandomSplit, Tag("random")]
+    | Annotated[StratifiedSplit, Tag("stratified")]
+    | Annotated[GroupSplit, Tag("group")]
+    | Annotated[HashSplit, Tag("hash")]
+    | Annotated[TimeSplit, Tag("time")]
+    | Annotated[ColumnSplit, Tag("column")]
+    | Annotated[SourceSplit, Tag("source")],
+    Discriminator(
+        lambda value: (
+            value.get("method", "random")
+            if isinstance(value, dict)
+            else getattr(value, "method", None)
+        )
+    ),
+]
+
+
+class DeltaSource(Spec):
+    """A Delta table at a version."""
+
+    delta: str
+    version: int | None = None
+
+
+class IcebergSource(Spec):
+    """An Iceberg table at a snapshot."""
+
+    iceberg: str
+    snapshot: int | None = None
+
+
+def _source_tag(value: Any) -> str:
+    if isinstance(value, str):
+        return "path"
+    if isinstance(value, (list, tuple)):
+        return "paths"
+    keys = value if isinstance(value, dict) else type(value).model_fields
+    return "iceberg" if "iceberg" in keys else "delta"
+
+
+Source = Annotated[
+    Annotated[str, Tag("path")]
+    | Annotated[tuple[str, ...], Field(strict=False, min_length=1), Tag("paths")]
+    | Annotated[DeltaSource, Tag("delta")]
+    | Annotated[IcebergSource, Tag("iceberg")],
+    Discriminator(_source_tag),
+]
+
+
+class DataSpec(Spec):
+    """Where the rows come from, what is learned from which columns, and on which rows."""
+
+    source: Source
+    filter: str | None = None
+    target: str
+    task: Task
+    positive: bool | int | str | None = None
+    weight: str | None = None
+    features: dict[str, Annotated[Feature, BeforeValidator(_long_form)]] | None = None
+    clean: CleanSpec = CleanSpec()
+    split: Split = RandomSplit()
+    ingest: Literal["prepared", "stream"] = "prepared"

@@ -1,0 +1,89 @@
+"""The job file as a value. A key enters the contract before it enters this package."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from heliostat.spec.base import Spec
+from heliostat.spec.data import DataSpec
+from heliostat.spec.metrics import DEFAULT_OBJECTIVE, METRICS, Goal
+from heliostat.spec.model import Model
+from heliostat.spec.scale import LimitsSpec, ScaleSpec
+from heliostat.spec.train import TrainSpec
+from heliostat.spec.tune import TuneSpec
+
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
+
+
+class ObjectiveSpec(Spec):
+    """The metric, on validation, that early stopping, search and promotion go by."""
+
+    metric: str
+    goal: Literal["min", "max"] | None = None
+
+
+def _long_form(value: Any) -> Any:
+    return {"metric": value} if isinstance(value, str) else value
+
+
+class CodeSpec(Spec):
+    """Own Python beside the job file: packed, digested, kept with the model."""
+
+    path: str = "."
+    requirements: str | None = None
+
+
+class TrackSpec(Spec):
+    """Where results are mirrored."""
+
+    mlflow: str | None = None
+    register_: str | None = Field(default=None, alias="register")
+
+
+class JobSpec(Spec):
+    """One job: data, model, training, search and cluster."""
+
+    heliostat: Literal[1] = 1
+    name: Name
+    labels: dict[str, str] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    storage: str | None = None
+    objective: Annotated[ObjectiveSpec, BeforeValidator(_long_form)] | None = None
+    metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    code: CodeSpec | None = None
+    secrets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    data: DataSpec
+    model: Model
+    train: TrainSpec = TrainSpec()
+    scale: ScaleSpec = ScaleSpec()
+    limits: LimitsSpec = LimitsSpec()
+    tune: TuneSpec | None = None
+    track: TrackSpec = TrackSpec()
+    cluster: str | dict[str, Any] | None = None
+
+    @property
+    def objective_metric(self) -> str:
+        """The objective's metric; the task's usual one if none is named."""
+        if self.objective is not None:
+            return self.objective.metric
+        return DEFAULT_OBJECTIVE.get(self.data.task, "log_loss")
+
+    @property
+    def objective_goal(self) -> Goal:
+        """Which way the objective is better."""
+        if self.objective is not None and self.objective.goal is not None:
+            return self.objective.goal
+        return METRICS[self.objective_metric].goal
+
+    @property
+    def unit(self) -> str:
+        """What the length of training is counted in: epochs, steps, rounds or fits."""
+        given = [unit for unit in self.model.units if getattr(self.train, unit) is not None]
+        return (given or list(self.model.units) or ["fits"])[0]
+
+    @property
+    def length(self) -> int:
+        """The length of training in its `unit`."""
+        return getattr(self.train, self.unit, None) or self.model.default_length

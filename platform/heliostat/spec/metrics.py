@@ -1,0 +1,40 @@
+"""The names of metrics, the tasks they belong to, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Goal = Literal["min", "max"]
+CLASSES = ("binary", "multiclass")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`goal` says which way is better; `tasks` where it means something."""
+
+    goal: Goal
+    tasks: tuple[str, ...]
+
+
+METRICS: dict[str, Metric] = {
+    "mse": Metric("min", ("regression",)),
+    "rmse": Metric("min", ("regression",)),
+    "mae": Metric("min", ("regression",)),
+    "r2": Metric("max", ("regression",)),
+    "accuracy": Metric("max", CLASSES),
+    "precision": Metric("max", CLASSES),
+    "recall": Metric("max", CLASSES),
+    "f1": Metric("max", CLASSES),
+    "f1_macro": Metric("max", CLASSES),
+    "f1_weighted": Metric("max", CLASSES),
+    "auc": Metric("max", CLASSES),
+    "log_loss": Metric("min", CLASSES),
+}
+
+DEFAULT_OBJECTIVE = {"regression": "rmse", "binary": "auc", "multiclass": "accuracy"}
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Every metric that means something for `task`, in a fixed order."""
+    return tuple(name for name, metric in METRICS.items() if task in metric.tasks)

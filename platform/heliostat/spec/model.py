@@ -1,0 +1,201 @@
+"""`model`: one class a kind; its fields are the underlying library's own parameter names.
+
+Each class also says what the rest of the job may set for it: the unit its training is
+counted in, the keys of `train` it reads, and the tasks it can do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from heliostat.spec.base import Spec
+
+ALL_TASKS = ("regression", "binary", "multiclass")
+NETWORK_KEYS = frozenset(
+    "epochs steps validate_every batch_size loss optimizer schedule early_stopping precision "
+    "clip_norm compile".split()
+)
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class ModelSpec(Spec):
+    """What every kind declares about itself."""
+
+    family: ClassVar[str]  # "network", "boosted" or "classic": which trainer runs it
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
+    train_keys: ClassVar[frozenset[str]] = frozenset()
+    units: ClassVar[tuple[str, ...]] = ()  # keys of `train` that give the length
+    default_length: ClassVar[int] = 1
+    encoding: ClassVar[Literal["codes", "one_hot"]] = "codes"
+    keeps_missing: ClassVar[bool] = False  # the model itself handles NaN
+    wants_scaling: ClassVar[bool] = False
+
+
+class LinearModel(ModelSpec):
+    """Linear regression, ridge, lasso, elastic net; for classes: logistic regression.
+
+    `alpha` is the penalty's strength of the regressions, `C` the inverse one of logistic
+    regression (scikit-learn's names).
+    """
+
+    family: ClassVar[str] = "classic"
+    encoding: ClassVar[Literal["codes", "one_hot"]] = "one_hot"
+    wants_scaling: ClassVar[bool] = True
+    kind: Literal["linear"]
+    penalty: Literal["none", "l1", "l2", "elasticnet"] = "l2"
+    alpha: Positive = 1.0
+    C: Positive = 1.0
+    l1_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    fit_intercept: bool = True
+    max_iter: Count = 1000
+    tol: Positive = 1e-4
+
+
+class TreeModel(ModelSpec):
+    """One decision tree."""
+
+    family: ClassVar[str] = "classic"
+    keeps_missing: ClassVar[bool] = True
+    kind: Literal["tree"]
+    max_depth: Count | None = None
+    min_samples_split: Annotated[int, Field(ge=2)] = 2
+    min_samples_leaf: Count = 1
+    max_features: Share | Literal["sqrt", "log2"] | None = None
+    ccp_alpha: NotNegative = 0.0
+
+
+class ForestModel(ModelSpec):
+    """A random forest."""
+
+    family: ClassVar[str] = "classic"
+    keeps_missing: ClassVar[bool] = True
+    kind: Literal["forest"]
+    n_estimators: Count = 100
+    max_depth: Count | None = None
+    min_samples_split: Annotated[int, Field(ge=2)] = 2
+    min_samples_leaf: Count = 1
+    max_features: Share | Literal["sqrt", "log2"] | None = "sqrt"
+    ccp_alpha: NotNegative = 0.0
+    bootstrap: bool = True
+
+
+class NeighborsModel(ModelSpec):
+    """k nearest neighbours."""
+
+    family: ClassVar[str] = "classic"
+    encoding: ClassVar[Literal["codes", "one_hot"]] = "one_hot"
+    wants_scaling: ClassVar[bool] = True
+    kind: Literal["knn"]
+    n_neighbors: Count = 5
+    weights: Literal["uniform", "distance"] = "uniform"
+    p: Positive = 2.0
+
+
+class SupportVectorModel(ModelSpec):
+    """A support vector machine; class probabilities by Platt's scaling."""
+
+    family: ClassVar[str] = "classic"
+    encoding: ClassVar[Literal["codes", "one_hot"]] = "one_hot"
+    wants_scaling: ClassVar[bool] = True
+    kind: Literal["svm"]
+    C: Positive = 1.0
+    kernel: Literal["linear", "poly", "rbf", "sigmoid"] = "rbf"
+    degree: Count = 3
+    gamma: Positive | Literal["scale", "auto"] = "scale"
+    epsilon: NotNegative = 0.1
+
+
+class XGBoostModel(ModelSpec):
+    """Gradient-boosted trees (histogram method)."""
+
+    family: ClassVar[str] = "boosted"
+    units: ClassVar[tuple[str, ...]] = ("rounds",)
+    default_length: ClassVar[int] = 100
+    train_keys: ClassVar[frozenset[str]] = frozenset({"rounds", "validate_every", "early_stopping"})
+    keeps_missing: ClassVar[bool] = True
+    kind: Literal["xgboost"]
+    max_depth: Annotated[int, Field(ge=0)] = 6
+    learning_rate: Positive = 0.3
+    min_child_weight: NotNegative = 1.0
+    gamma: NotNegative = 0.0
+    reg_alpha: NotNegative = 0.0
+    reg_lambda: NotNegative = 1.0
+    subsample: Share = 1.0
+    colsample_bytree: Share = 1.0
+    colsample_bylevel: Share = 1.0
+    colsample_bynode: Share = 1.0
+    max_bin: Annotated[int, Field(ge=2)] = 256
+    max_leaves: Annotated[int, Field(ge=0)] = 0
+    grow_policy: Literal["depthwise", "lossguide"] = "depthwise"
+    max_delta_step: NotNegative = 0.0
+    scale_pos_weight: Positive = 1.0
+
+
+class NetworkModel(ModelSpec):
+    """What every torch network shares."""
+
+    family: ClassVar[str] = "network"
+    units: ClassVar[tuple[str, ...]] = ("epochs", "steps")
+    default_length: ClassVar[int] = 5
+    train_keys: ClassVar[frozenset[str]] = NETWORK_KEYS
+    wants_scaling: ClassVar[bool] = True
+    init_from: str | None = None
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    lora: dict[str, Any] | None = None
+
+
+class MlpModel(NetworkModel):
+    """A multi-layer perceptron over numbers and embedded categories."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[tuple[Count, ...], Field(strict=False)] = (128, 128)
+    norm: Literal["layer", "batch", "none"] = "layer"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+
+
+class TabularTransformerModel(NetworkModel):
+    """A transformer over column tokens."""
+
+    kind: Literal["tabular_transformer"]
+
+
+class GptModel(NetworkModel):
+    """A decoder-only language model."""
+
+    kind: Literal["gpt"]
+
+
+class MultimodalModel(NetworkModel):
+    """Images, sounds, texts and columns together."""
+
+    kind: Literal["multimodal"]
+
+
+class CustomModel(NetworkModel):
+    """A torch module of your own: `class: package.module:Class` from `code:`, with `args`."""
+
+    kind: Literal["custom"]
+    class_: str = Field(alias="class", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    args: dict[str, Any] = {}
+
+
+Model = Annotated[
+    Annotated[LinearModel, Tag("linear")]
+    | Annotated[TreeModel, Tag("tree")]
+    | Annotated[ForestModel, Tag("forest")]
+    | Annotated[NeighborsModel, Tag("knn")]
+    | Annotated[SupportVectorModel, Tag("svm")]
+    | Annotated[XGBoostModel, Tag("xgboost")]
+    | Annotated[MlpModel, Tag("mlp")]
+    | Annotated[TabularTransformerModel, Tag("tabular_transformer")]
+    | Annotated[GptModel, Tag("gpt")]
+    | Annotated[MultimodalModel, Tag("multimodal")]
+    | Annotated[CustomModel, Tag("custom")],
+    Discriminator("kind"),
+]

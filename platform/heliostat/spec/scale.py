@@ -1,0 +1,69 @@
+"""`scale` and `limits`: how a job runs, never what it learns. In no identity."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from heliostat.spec.base import Bytes, Spec
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ElasticWorkers(Spec):
+    """Between `min` and `max` ranks, as the cluster allows."""
+
+    min: Count
+    max: Count
+
+
+class ResourcesSpec(Spec):
+    """What one worker holds."""
+
+    cpu: Positive = 1.0
+    gpu: Annotated[float, Field(ge=0)] = 0.0
+    memory: Bytes | None = None
+
+
+class ParallelSpec(Spec):
+    """Model-parallel degrees; data = workers / their product."""
+
+    shard: Count = 1
+    tensor: Count = 1
+    pipeline: Count = 1
+
+
+class CheckpointSpec(Spec):
+    """When to commit a checkpoint, and how many to keep besides the best."""
+
+    every_steps: Count | None = None
+    every_minutes: Positive = 15.0
+    keep: Count = 2
+
+
+class ScaleSpec(Spec):
+    """Workers and what each one holds."""
+
+    workers: Count | ElasticWorkers = 1
+    resources: ResourcesSpec = ResourcesSpec()
+    parallel: ParallelSpec = ParallelSpec()
+    micro_batch_size: Literal["auto"] | Count = "auto"
+    checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @property
+    def num_workers(self) -> int:
+        """Ranks to start with."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+
+class LimitsSpec(Spec):
+    """Nothing runs, waits or fails without an end."""
+
+    hours: Positive | None = None
+    gpu_hours: Positive | None = None
+    start_minutes: Positive = 20.0
+    stall_minutes: Positive = 10.0
+    failures: Annotated[int, Field(ge=0)] = 3
+    failed_trials: Annotated[float, Field(ge=0, le=1)] = 0.02

@@ -1,0 +1,131 @@
+"""One writer a run: a lease with a heartbeat and a fencing token.
+
+The lease is a folder of numbered claims. A claim is taken by creating the next number, which
+only one process can do; the highest number holds the run, and its number is the fencing token.
+A holder is alive while its heartbeat is young, or, on its own machine, while its process is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heliostat.errors import ArtifactError, LeaseLostError
+from heliostat.storage.files import FORMAT, create_bytes, encode_json, read_json, write_json
+
+HEARTBEAT_SECONDS = 2.0
+EXPIRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run: where it lives, and when it was last heard of."""
+
+    token: int
+    host: str
+    pid: int
+    started: float
+    heartbeat: float
+    released: bool
+
+    @property
+    def alive(self) -> bool:
+        """Whether the holder still works on the run, as far as can be told from here."""
+        if self.released:
+            return False
+        if self.host == socket.gethostname():
+            return process_start(self.pid) == self.started
+        return time.time() - self.heartbeat < EXPIRY_SECONDS
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def read_holder(folder: Path) -> Holder | None:
+    """The present holder of the lease in `folder`, alive or not."""
+    claims = sorted(folder.glob("[0-9]*.json"))
+    if not claims:
+        return None
+    try:
+        value = read_json(claims[-1])
+    except ArtifactError:
+        return None
+    value.pop("format")
+    return Holder(token=int(claims[-1].stem), **value)
+
+
+class Lease:
+    """Holds the run whose lease lies in `folder`; `token` fences older writers off."""
+
+    def __init__(self, folder: Path, token: int) -> None:
+        self.folder, self.token = folder, token
+
+    @classmethod
+    def acquire(cls, folder: Path) -> Lease | None:
+        """Take the lease; None if a living holder has it."""
+        holder = read_holder(folder)
+        if holder is not None and holder.alive:
+            return None
+        token = (holder.token if holder else 0) + 1
+        claimed = create_bytes(_claim_path(folder, token), encode_json(_claim()))
+        return cls(folder, token) if claimed else None
+
+    def beat(self) -> None:
+        """Renew the heartbeat.
+
+        Raises:
+            LeaseLostError: another process has taken the run over.
+        """
+        check_token(self.folder, self.token)
+        write_json(_claim_path(self.folder, self.token), _claim())
+
+    def release(self) -> None:
+        """Give the run back, so that the next process need not wait for the expiry."""
+        write_json(_claim_path(self.folder, self.token), _claim() | {"released": True})
+
+
+def check_token(folder: Path, token: int) -> None:
+    """Raise LeaseLostError unless `token` is the newest claim: called before each commit."""
+    if _claim_path(folder, token + 1).exists():
+        raise LeaseLostError(
+            f"{folder.parent}: another process has taken this run over; nothing more is written here"
+        )
+
+
+def process_start(pid: int) -> float | None:
+    """When process `pid` of this machine started, in clock ticks since boot; None if gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError:
+        return _signal_start(pid)
+    return None if fields[0] == "Z" else float(fields[19])
+
+
+def _signal_start(pid: int) -> float | None:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return 0.0
+
+
+def _claim_path(folder: Path, token: int) -> Path:
+    return folder / f"{token:05d}.json"
+
+
+def _claim() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "format": FORMAT,
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": process_start(pid) or 0.0,
+        "heartbeat": time.time(),
+        "released": False,
+    }

@@ -1,0 +1,157 @@
+"""The folders of a storage: runs by name and id, ledgers, prepared data."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heliostat.errors import ArtifactError, Problem, UserError
+from heliostat.storage.files import read_json, write_json
+from heliostat.storage.lease import read_holder
+
+ID_PATTERN = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")
+MARKER = "heliostat.json"
+RUNNING_STATES = ("PENDING", "RUNNING")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder that carries our marker and holds `runs/` and `prepared/`."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, location: str) -> Storage:
+        """Open (or mark a new) storage at `location`.
+
+        Raises:
+            UserError: the folder cannot be made or written.
+        """
+        root = Path(location).expanduser()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if not (root / MARKER).exists():
+                write_json(root / MARKER, {"what": "heliostat storage"})
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise UserError(Problem("storage", f"`{location}` cannot be written: {reason}")) from None
+        return cls(root)
+
+    @property
+    def prepared(self) -> Path:
+        """Where prepared copies of data sets live."""
+        return self.root / "prepared"
+
+    def ledger(self, name: str) -> Path:
+        """The folder of a name's sweep ledger."""
+        return self.root / "runs" / name / "trials"
+
+    def run(self, name: str, run_id: str) -> RunFolder:
+        """The folder of one run, existing or not."""
+        if not ID_PATTERN.match(run_id) or run_id == "trials":
+            raise UserError(
+                Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
+            )
+        return RunFolder(self.root / "runs" / name / run_id)
+
+    def runs(self, name: str | None = None) -> Iterator[RunFolder]:
+        """Every run, oldest first."""
+        folders = (self.root / "runs").glob(f"{name or '*'}/*/state.json")
+        for path in sorted(folders, key=lambda path: (path.parent / "job.yaml").stat().st_mtime):
+            yield RunFolder(path.parent)
+
+    def find(self, reference: str) -> RunFolder:
+        """The run called NAME (its latest) or NAME/ID, or the folder of one.
+
+        Raises:
+            UserError: there is none.
+        """
+        name, _, run_id = reference.partition("/")
+        if run_id and (found := self.root / "runs" / name / run_id / "state.json").exists():
+            return RunFolder(found.parent)
+        if not run_id and (runs := list(self.runs(name))):
+            return runs[-1]
+        if (Path(reference) / "state.json").exists():
+            return RunFolder(Path(reference).resolve())
+        known = sorted({folder.name for folder in self.runs()})
+        hint = f"known names: {', '.join(known)}" if known else "there is no run yet"
+        raise UserError(Problem(str(self.root), f"no run `{reference}` here", hint))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's files. See the contract for what each one holds."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.path.parent.name
+
+    @property
+    def run_id(self) -> str:
+        """The run's id under its name."""
+        return self.path.name
+
+    @property
+    def reference(self) -> str:
+        """NAME/ID, as the command takes it."""
+        return f"{self.name}/{self.run_id}"
+
+    @property
+    def model(self) -> Path:
+        """The finished model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Committed checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Metric rows, in segments."""
+        return self.path / "metrics"
+
+    @property
+    def logs(self) -> Path:
+        """What the run printed, in segments."""
+        return self.path / "logs"
+
+    @property
+    def lease(self) -> Path:
+        """Who may write here."""
+        return self.path / "lease"
+
+    @property
+    def stop_request(self) -> Path:
+        """Present once somebody asked the run to stop."""
+        return self.path / "stop.json"
+
+    def read_state(self) -> dict[str, Any]:
+        """`state.json`, told as it is: a run nobody drives any more is INTERRUPTED, and one
+        without a whole `result.json` is never SUCCEEDED."""
+        state = read_json(self.path / "state.json")
+        if state["status"] in RUNNING_STATES:
+            holder = read_holder(self.lease)
+            if holder is None or not holder.alive:
+                state["status"] = "INTERRUPTED"
+                state["error"] = "its process is gone; no heartbeat"
+        elif state["status"] == "SUCCEEDED":
+            try:
+                read_json(self.path / "result.json")
+            except ArtifactError as error:
+                state["status"], state["error"] = "UNKNOWN", str(error)
+        return state
+
+
+def new_run_id() -> str:
+    """A new id that sorts by time."""
+    return time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(2)

@@ -1,0 +1,148 @@
+"""`model/`: all that is needed to predict, in a process that knows nothing of the training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from heliostat.catalog.code import CODE_FOLDER, code_digest, copy_code
+from heliostat.data.encode import Encoder
+from heliostat.data.pack import Packed
+from heliostat.errors import ArtifactError
+from heliostat.models.predictor import Predictor, Scores, Shape
+from heliostat.plan.columns import InputColumn, PackedColumn
+from heliostat.spec.model import Model, ModelSpec
+from heliostat.storage.files import publish_folder, read_json, sha256_of, stage_folder, write_json
+from heliostat.train.assignment import Assignment, OpenData
+from heliostat.train.versions import versions
+
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that can predict from raw columns."""
+
+    name: str
+    task: str
+    kind: str
+    objective: str
+    inputs: tuple[InputColumn, ...]
+    encoder: Encoder
+    predictor: Predictor
+
+    @property
+    def packed_columns(self) -> tuple[PackedColumn, ...]:
+        """The columns that `predict` reads, in the forms it packs them to."""
+        return tuple(sorted(PackedColumn(column.name, column.kind) for column in self.inputs))
+
+    def scores(self, packed: Packed) -> Scores:
+        """Scores in the target's own units; rows that cleaning would have dropped are NaN."""
+        inputs = self.encoder.encode(packed)
+        scores = self.predictor.scores(inputs.numbers, inputs.categories)
+        if self.task == "regression":
+            scores = scores * self.encoder.target.scale + self.encoder.target.offset
+        scores[self._dropped(packed)] = np.nan
+        return scores
+
+    def _dropped(self, packed: Packed) -> Any:
+        dropped = np.zeros(packed.num_rows, bool)
+        for column in self.inputs:
+            if column.missing != "drop":
+                continue
+            if column.kind == "number":
+                dropped |= np.isnan(packed.numbers[:, packed.number_names.index(column.name)])
+            else:
+                category = packed.categories[column.name]
+                dropped |= np.array([v is None for v in category.values])[category.codes]
+        return dropped
+
+
+def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> None:
+    """Publish the model folder of a finished training."""
+    folder = Path(assignment.model_folder)
+    spec = assignment.spec
+    stage = stage_folder(folder.parent)
+    file = predictor.save(stage)
+    if assignment.code is not None:
+        copy_code(Path(assignment.code), stage / CODE_FOLDER)
+    value = {
+        "name": spec.name,
+        "kind": spec.model.kind,
+        "task": spec.data.task,
+        "objective": spec.objective_metric,
+        "model": spec.model.model_dump(mode="json", by_alias=True),
+        "features": [asdict(column) for column in assignment.columns.inputs],
+        "transforms": data.encoder.to_json(),
+        "shape": asdict(data.shape),
+        "signature": _signature(assignment, data),
+        "digests": assignment.digests,
+        "files": {file: sha256_of(stage / file)},
+        "versions": versions(),
+    }
+    write_json(stage / DESCRIPTION, value)
+    if folder.exists():
+        shutil.rmtree(folder)
+    publish_folder(stage, folder)
+
+
+def _signature(assignment: Assignment, data: OpenData) -> Mapping[str, Any]:
+    """What goes in and what comes out, in words."""
+    classes: Sequence[str] = data.encoder.target.classes
+    outputs = ["prediction"]
+    if assignment.spec.data.task == "binary":
+        outputs.append("probability")
+    elif classes:
+        outputs += [f"probability_{name}" for name in classes]
+    inputs = {column.name: column.kind for column in assignment.columns.inputs}
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """The model in `folder`; own code is imported from the copy kept with it.
+
+    Raises:
+        ArtifactError: a file is missing, changed, or of a newer format.
+    """
+    value = read_json(folder / DESCRIPTION)
+    for name, digest in value["files"].items():
+        if not (folder / name).exists() or sha256_of(folder / name) != digest:
+            raise ArtifactError(f"{folder / name}: is missing or changed since it was trained")
+    code = folder / CODE_FOLDER
+    if code.exists() and code_digest(code) != value["digests"]["code"]:
+        raise ArtifactError(f"{code}: has changed since the model was trained")
+    spec: ModelSpec = TypeAdapter(Model).validate_python(value["model"])
+    shape = Shape(**(value["shape"] | {"cardinalities": tuple(value["shape"]["cardinalities"])}))
+    return TrainedModel(
+        value["name"],
+        value["task"],
+        value["kind"],
+        value["objective"],
+        tuple(InputColumn(**column) for column in value["features"]),
+        Encoder.from_json(value["transforms"]),
+        load_predictor(spec, shape, folder),
+    )
+
+
+def load_predictor(spec: ModelSpec, shape: Shape, folder: Path) -> Predictor:
+    """The predictor whose files lie in `folder`. Each family's library is loaded on demand."""
+    if spec.family == "network":
+        from heliostat.models.network import WEIGHTS, NetworkPredictor, build_network, load_weights
+        from heliostat.models.randomness import Randomness
+
+        module = build_network(spec, shape, Randomness(), folder / CODE_FOLDER)  # type: ignore[arg-type]
+        load_weights(module, folder / WEIGHTS)
+        return NetworkPredictor(module, shape)
+    if spec.family == "boosted":
+        from heliostat.models.boosted import BoosterPredictor
+
+        return BoosterPredictor.load(folder, shape)
+    from heliostat.models.classic import EstimatorPredictor
+
+    return EstimatorPredictor.load(folder, shape, spec.encoding)

@@ -1,0 +1,123 @@
+"""What a worker is told: one resolved job, where its data lies, where its results go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from heliostat.data.encode import Encoder
+from heliostat.data.fit import fit_encoder
+from heliostat.data.prepared import Prepared
+from heliostat.data.reader import RowReader, check_classes
+from heliostat.data.split import SplitRows, split_rows
+from heliostat.models.predictor import Shape
+from heliostat.plan.columns import Columns
+from heliostat.spec.identity import digest_of
+from heliostat.spec.job import JobSpec
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where a run's checkpoints go, and the lease that admits this attempt."""
+
+    checkpoints: str
+    lease: str
+    token: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A training to be done. `place` is None for a trial, which keeps only its best weights;
+    `final` asks for metrics on every side, else only validation is scored; `model_folder` is
+    where the finished model is published."""
+
+    job: Mapping[str, Any]
+    columns: Columns
+    prepared: str
+    data_digest: str
+    code: str | None
+    code_digest: str
+    model_folder: str
+    place: RunPlace | None = None
+    final: bool = True
+
+    @cached_property
+    def spec(self) -> JobSpec:
+        """The job."""
+        return JobSpec.model_validate(self.job)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What a checkpoint must agree with to be resumed from."""
+        return {"data": self.data_digest, "code": self.code_digest}
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """The assignment's data, mapped and fitted."""
+
+    prepared: Prepared
+    split: SplitRows
+    encoder: Encoder
+    reader: RowReader
+    shape: Shape
+
+    def rows(self, side: str) -> npt.NDArray[np.int64]:
+        """The rows of a side, ascending."""
+        return self.split.sides[side]
+
+
+def open_data(assignment: Assignment) -> OpenData:
+    """Map the prepared copy, find the split, fit the transforms: each once a process.
+
+    Raises:
+        DataError: a side is empty, or classes do not fit the task.
+    """
+    spec = assignment.spec
+    key = digest_of(
+        [
+            assignment.prepared,
+            spec.data.model_dump(mode="json", by_alias=True, exclude={"source"}),
+            spec.model.kind,
+            spec.seed,
+        ]
+    )
+    return _opened(key, _Unhashed(assignment))
+
+
+class _Unhashed:
+    """Carries a value through a cache that must not look at it."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unhashed)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=2)
+def _opened(key: str, carrier: _Unhashed) -> OpenData:
+    assignment = carrier.assignment
+    spec = assignment.spec
+    prepared = Prepared.open(Path(assignment.prepared))
+    split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
+    encoder = fit_encoder(prepared, assignment.columns, spec, split.sides["train"])
+    reader = RowReader(prepared, encoder)
+    for side in ("validation", "test"):
+        check_classes(reader, split.sides[side], side)
+    classes = len(encoder.target.classes)
+    shape = Shape(
+        len(encoder.numbers), encoder.cardinalities, classes if classes > 2 else 1, spec.data.task
+    )
+    if spec.data.task == "multiclass":
+        shape = Shape(shape.num_numbers, shape.cardinalities, classes, spec.data.task)
+    return OpenData(prepared, split, encoder, reader, shape)

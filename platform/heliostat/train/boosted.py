@@ -1,0 +1,259 @@
+"""Train XGBoost so that neither the number of workers nor an interruption changes a byte.
+
+Every rank cuts bins from the same reference sample and starts from the same base score; rows
+are drawn by hash. Training goes in segments of fixed length, each from the booster's own bytes
+with a seed of its own, because XGBoost's column sampler keeps state that no file holds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xgboost
+
+from heliostat.data.hashing import key_of, mix
+from heliostat.data.reader import rank_slice
+from heliostat.models.boosted import (
+    BOOSTER,
+    BoosterPredictor,
+    base_score,
+    feature_matrix,
+    feature_types,
+    parameters,
+    reference_rows,
+)
+from heliostat.parallel.world import World, gather
+from heliostat.spec.model import XGBoostModel
+from heliostat.train.artifact import save_model
+from heliostat.train.assignment import Assignment, OpenData
+from heliostat.train.checkpoint import Checkpoints
+from heliostat.train.control import Control
+from heliostat.train.events import Committed, Event, Finished, Resumed, Stepped, Stopped, Validated
+from heliostat.train.metrics import compute_metrics
+from heliostat.train.scoring import evaluated_metrics, final_metrics
+from heliostat.train.stopping import Progress
+
+REFERENCE_ROWS = 200_000
+SEGMENT_ROUNDS = 20
+
+
+def train_boosted(
+    assignment: Assignment, data: OpenData, world: World, checkpoints: Checkpoints, control: Control
+) -> Iterator[Event]:
+    """Train, keep the best rounds if the job stops early, score, and publish the model."""
+    trainer = _Trainer(assignment, data, world, checkpoints, control)
+    yield from trainer.resume()
+    for event in trainer.run():
+        yield event
+        if isinstance(event, Stopped):
+            return
+    spec = assignment.spec
+    predictor = BoosterPredictor(trainer.final_booster(), data.shape)
+    if world.rank == 0:
+        save_model(assignment, data, predictor)
+    sides = ("train", "validation", "test") if assignment.final else ("validation",)
+    metrics, details = final_metrics(spec, data, predictor, world, sides)
+    score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
+    yield Finished(trainer.round, metrics, score, details)
+
+
+@dataclass(frozen=True)
+class _Matrices:
+    train: xgboost.QuantileDMatrix
+    validation: xgboost.QuantileDMatrix | None
+    rows: npt.NDArray[np.int64]
+    target: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Safe:
+    """The end of the last whole segment: what the next one starts from, and what is saved."""
+
+    round: int
+    raw: bytearray | None
+    progress: Progress
+
+
+class _Trainer:
+    def __init__(
+        self,
+        assignment: Assignment,
+        data: OpenData,
+        world: World,
+        checkpoints: Checkpoints,
+        control: Control,
+    ) -> None:
+        assert isinstance(assignment.spec.model, XGBoostModel)
+        self.model = assignment.spec.model
+        self.spec, self.data, self.world = assignment.spec, data, world
+        self.checkpoints, self.control = checkpoints, control
+        self.progress = Progress()
+        self.round = 0
+        self.safe = _Safe(0, None, Progress())
+        self.saved_round = 0
+        threads = max(1, int(self.spec.scale.resources.cpu))
+        targets = data.reader.targets(data.rows("train"))
+        score = base_score(self.spec.data.task, targets)
+        self.parameters = parameters(self.model, data.shape, score, threads)
+        self.matrices = self._build_matrices()
+        self.clock = time.perf_counter()
+
+    def resume(self) -> Iterator[Event]:
+        checkpoint, skipped = self.checkpoints.latest()
+        if checkpoint is not None:
+            raw = bytearray((checkpoint.folder / BOOSTER).read_bytes())
+            self.progress = Progress.from_json(checkpoint.manifest["progress"])
+            self.round = self.saved_round = checkpoint.step
+            self.safe = _Safe(self.round, raw, self.progress)
+            yield Resumed(self.round, tuple(skipped))
+
+    def run(self) -> Iterator[Event]:
+        spec = self.spec
+        length = spec.length
+        every_steps = spec.scale.checkpoint.every_steps
+        due = False
+        while self.round < length and not self._exhausted():
+            if self.round == self.safe.round:
+                self._start_segment()
+            self._boost()
+            self.round += 1
+            if self.round % spec.train.validate_every == 0 or self.round == length:
+                yield from self._evaluate()
+            if self.round % SEGMENT_ROUNDS == 0:
+                self.safe = _Safe(self.round, self.booster.save_raw("ubj"), self.progress)
+            stop, wish = self._wishes()
+            stop, due = stop and self.round < length, due or wish
+            unsaved = self.safe.round - self.saved_round
+            if unsaved and (due or stop or (every_steps and unsaved >= every_steps)):
+                yield from self._commit()
+                due = False
+            if stop:
+                # Only a segment's end can be resumed from; what came after it is done again.
+                yield Stopped(self.safe.round)
+                return
+
+    def final_booster(self) -> xgboost.Booster:
+        """The booster up to its best round if the job stops early, else all of it."""
+        if self.spec.train.early_stopping is None or self.progress.best_score is None:
+            return self.booster
+        best: xgboost.Booster = self.booster[: self.progress.best_step]
+        return best
+
+    def _exhausted(self) -> bool:
+        early = self.spec.train.early_stopping
+        return early is not None and self.progress.num_worse >= early.patience
+
+    def _build_matrices(self) -> _Matrices:
+        data, world = self.data, self.world
+        train = np.asarray(data.rows("train"))
+        hashes = data.prepared.hashes(self.spec.seed)[train]
+        count = min(REFERENCE_ROWS, len(train))
+        sample = np.sort(train[np.argsort(hashes, kind="stable")[:count]])
+        reference = self._matrix(reference_rows(self._features(sample), data.shape), None, None)
+        mine = train[rank_slice(len(train), world.rank, world.size)]
+        target = data.reader.targets(mine)
+        matrix = self._matrix(self._features(mine), target, reference)
+        validation = None
+        rows = np.asarray(data.rows("validation"))
+        if len(rows):
+            part = rows[rank_slice(len(rows), world.rank, world.size)]
+            validation = self._matrix(self._features(part), data.reader.targets(part), reference)
+        return _Matrices(matrix, validation, mine, target)
+
+    def _features(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        inputs = self.data.reader.inputs(rows)
+        return feature_matrix(inputs.numbers, inputs.categories)
+
+    def _matrix(
+        self, features: npt.NDArray[np.float32], target: Any, reference: Any
+    ) -> xgboost.QuantileDMatrix:
+        return xgboost.QuantileDMatrix(
+            features,
+            target,
+            ref=reference,
+            feature_types=feature_types(self.data.shape),
+            enable_categorical=True,
+            max_bin=self.model.max_bin,
+            nthread=self.parameters["nthread"],
+        )
+
+    def _start_segment(self) -> None:
+        key = key_of(self.spec.seed, "segment", self.round)
+        own = self.parameters | {"seed": int(key >> np.uint64(33))}
+        cache = [m for m in (self.matrices.train, self.matrices.validation) if m is not None]
+        self.booster: xgboost.Booster = xgboost.Booster(own, cache, model_file=self.safe.raw)
+
+    def _boost(self) -> None:
+        if self.model.subsample < 1:
+            key = key_of(self.spec.seed, "subsample", self.round)
+            quantiles = (mix(self.matrices.rows.astype(np.uint64) ^ key) >> np.uint64(11)) / 2**53
+            self.matrices.train.set_weight((quantiles < self.model.subsample).astype(np.float32))
+        self.booster.update(self.matrices.train, self.round)
+
+    def _evaluate(self) -> Iterator[Event]:
+        yield self._training_loss()
+        if self.matrices.validation is None:
+            return
+        rows = self.data.rows("validation")
+        mine = rank_slice(len(rows), self.world.rank, self.world.size)
+        part = self.booster.predict(self.matrices.validation).astype(np.float64)
+        scores = gather(self.world, part, mine.start, len(rows))
+        target = self.data.reader.targets(rows)
+        metrics = compute_metrics(self.spec.data.task, evaluated_metrics(self.spec), target, scores)
+        score = metrics[self.spec.objective_metric]
+        self.progress = self.progress.after(score, self.round, self.spec.objective_goal)
+        improved = self.progress.best_step == self.round
+        yield Validated(self.round, self.round, self.round, metrics, score, improved)
+        self.clock = time.perf_counter()
+
+    def _training_loss(self) -> Event:
+        scores = self.booster.predict(self.matrices.train).astype(np.float64)
+        target = self.matrices.target
+        if self.spec.data.task == "regression":
+            losses = (scores - target) ** 2
+        else:
+            chosen = (
+                np.where(target == 1, scores, 1 - scores)
+                if scores.ndim == 1
+                else scores[np.arange(len(target)), target]
+            )
+            losses = -np.log(np.clip(chosen, np.finfo(np.float32).eps, 1))
+        total = self.world.sum(np.array([losses.sum(), len(losses)], np.float64))
+        seconds = max(time.perf_counter() - self.clock, 1e-9)
+        rate = self.spec.train.validate_every * total[1] / seconds
+        loss = float(total[0] / total[1]) if total[1] else math.nan
+        return Stepped(self.round, self.spec.length, self.round, loss, self.model.learning_rate, rate)
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether any rank was asked to stop or finds a checkpoint due."""
+        own = [self.control.stop_requested(), self.control.checkpoint_due()]
+        total = self.world.sum(np.array(own, np.float64))
+        return bool(total[0] > 0), bool(total[1] > 0)
+
+    def _commit(self) -> Iterator[Event]:
+        if self.world.rank == 0:
+            self.checkpoints.save(self._manifest(), self._write, False)
+        self.saved_round = self.safe.round
+        self.control.checkpoint_done()
+        yield Committed(self.safe.round, False)
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "step": self.safe.round,
+            "epoch": 0,
+            "cursor": self.safe.round,
+            "seed": self.spec.seed,
+            "world": self.world.size,
+            "progress": self.safe.progress.to_json(),
+        }
+
+    def _write(self, folder: Path) -> None:
+        assert self.safe.raw is not None
+        (folder / BOOSTER).write_bytes(self.safe.raw)

@@ -1,0 +1,156 @@
+"""Checkpoints: committed so that no single fault loses one, verified before they are used.
+
+Commit: stage, write, fsync; manifest with size and SHA-256 of every file; fsync; rename. A
+fencing token in the manifest, checked before the rename, keeps a superseded process out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from heliostat.errors import ArtifactError
+from heliostat.storage.files import (
+    STAGE_PREFIX,
+    publish_folder,
+    read_json,
+    sha256_of,
+    stage_folder,
+    write_json,
+)
+from heliostat.storage.lease import check_token
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its files lie in `folder`, its position and state in `manifest`."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The step it was taken after."""
+        return int(self.manifest["step"])
+
+
+class Checkpoints(Protocol):
+    """Where a run keeps its checkpoints. Rank 0 saves; every rank may load."""
+
+    def save(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
+        """Keep the files that `write(folder)` makes; `manifest` carries at least `step`."""
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, and a sentence for each newer one passed over."""
+
+    def best(self) -> Checkpoint | None:
+        """The one last saved as best."""
+
+
+class CommittedCheckpoints:
+    """Checkpoints in a run folder, under the lease's fencing token."""
+
+    def __init__(self, folder: Path, lease: Path, token: int, keep: int, digests: Mapping[str, str]) -> None:
+        self.folder, self.lease, self.token, self.keep = folder, lease, token, keep
+        self.digests = digests
+
+    def save(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
+        """See `Checkpoints`; then delete what is no longer kept."""
+        check_token(self.lease, self.token)
+        stage = stage_folder(self.folder)
+        write(stage)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in sorted(stage.iterdir())
+        }
+        extra = {"files": files, "token": self.token, "digests": dict(self.digests), "best": best}
+        write_json(stage / MANIFEST, dict(manifest) | extra)
+        check_token(self.lease, self.token)
+        final = self.folder / f"step-{manifest['step']:09d}"
+        if final.exists():  # the same step, taken again after a resume from before it
+            shutil.rmtree(final)
+        publish_folder(stage, final)
+        self._collect()
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """See `Checkpoints`."""
+        skipped: list[str] = []
+        for folder in reversed(self._folders()):
+            try:
+                return self._verified(folder), skipped
+            except ArtifactError as error:
+                skipped.append(f"checkpoint {folder.name} is passed over: {error}")
+        return None, skipped
+
+    def best(self) -> Checkpoint | None:
+        """See `Checkpoints`."""
+        for folder in reversed(self._folders()):
+            try:
+                checkpoint = self._verified(folder)
+            except ArtifactError:
+                continue
+            if checkpoint.manifest["best"]:
+                return checkpoint
+        return None
+
+    def cut(self, step: int) -> None:
+        """Forget checkpoints after `step`: a resumed run will take them again."""
+        for folder in self._folders():
+            if int(folder.name.removeprefix("step-")) > step:
+                shutil.rmtree(folder)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+    def _verified(self, folder: Path) -> Checkpoint:
+        manifest = read_json(folder / MANIFEST)
+        for name, stored in manifest["files"].items():
+            path = folder / name
+            if not path.exists() or path.stat().st_size != stored["bytes"]:
+                raise ArtifactError(f"{path}: is missing or cut short")
+            if sha256_of(path) != stored["sha256"]:
+                raise ArtifactError(f"{path}: its content has changed")
+        differing = [k for k, v in self.digests.items() if manifest["digests"].get(k) != v]
+        if differing:
+            raise ArtifactError(f"{folder}: was taken with other {' and '.join(differing)}")
+        return Checkpoint(folder, manifest)
+
+    def _collect(self) -> None:
+        """Keep the newest `keep` and the newest best; sweep what killed writers left."""
+        folders = self._folders()
+        best = self.best()
+        kept = set(folders[-self.keep :]) | ({best.folder} if best else set())
+        for folder in folders:
+            if folder not in kept:
+                shutil.rmtree(folder)
+        for stage in self.folder.glob(f"{STAGE_PREFIX}*"):
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+class ScratchCheckpoints:
+    """For a trial: only the best, in a temporary folder of this process."""
+
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="heliostat-")
+        self._best: Checkpoint | None = None
+
+    def save(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
+        """See `Checkpoints`; what is not the best is not kept."""
+        if best:
+            folder = Path(self._scratch.name)
+            write(folder)
+            self._best = Checkpoint(folder, dict(manifest))
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """A trial starts afresh."""
+        return None, []
+
+    def best(self) -> Checkpoint | None:
+        """See `Checkpoints`."""
+        return self._best

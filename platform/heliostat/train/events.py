@@ -1,0 +1,77 @@
+"""What training tells the outside, in the order it happens. Plain values, safe to send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Training goes on from a checkpoint; later rows of the metric log are void."""
+
+    step: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A logged step (or boosting round): its own mean loss, and the pace."""
+
+    step: int
+    num_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Metrics on the validation rows; `progress` counts the model's own unit."""
+
+    step: int
+    epoch: float
+    progress: int
+    metrics: Mapping[str, float]
+    score: float
+    improved: bool
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that no single fault can lose any more."""
+
+    step: int
+    best: bool
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Training ended early because it was asked to; `--resume` continues."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The model is trained. `metrics[side]` holds all metrics of the task; `details` what the
+    report draws (confusion counts, residuals)."""
+
+    step: int
+    metrics: Mapping[str, Mapping[str, float]]
+    score: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Training cannot go on, and a restart would not help."""
+
+    message: str
+    exit_status: int
+
+
+Event = Resumed | Stepped | Validated | Committed | Stopped | Finished | Failed

@@ -1,0 +1,59 @@
+"""Train one assignment on one rank: the single training path of runs and trials alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from heliostat.parallel.world import World
+from heliostat.train.assignment import Assignment, open_data
+from heliostat.train.checkpoint import Checkpoints, CommittedCheckpoints, ScratchCheckpoints
+from heliostat.train.control import Control
+from heliostat.train.events import Event, Finished
+
+
+def train_events(assignment: Assignment, world: World, control: Control) -> Iterator[Event]:
+    """Train, yielding events; the last one is `Finished` or `Stopped`.
+
+    Raises:
+        UserError: the data, now that it is seen, does not fit the job.
+        TrainError: training met something that a restart would meet again.
+    """
+    started = time.perf_counter()
+    data = open_data(assignment)
+    opened = time.perf_counter()
+    checkpoints = _checkpoints(assignment)
+    family = assignment.spec.model.family
+    # Each family brings a library that takes seconds to import; a worker needs only its own.
+    if family == "network":
+        from heliostat.train.network import train_network
+
+        events = train_network(assignment, data, world, checkpoints, control)
+    elif family == "boosted":
+        from heliostat.train.boosted import train_boosted
+
+        events = train_boosted(assignment, data, world, checkpoints, control)
+    else:
+        from heliostat.train.classic import train_classic
+
+        events = train_classic(assignment, data)
+    for event in events:
+        if isinstance(event, Finished):
+            seconds = {"open": opened - started, "train": time.perf_counter() - opened}
+            event = replace(event, seconds=seconds)
+        yield event
+
+
+def _checkpoints(assignment: Assignment) -> Checkpoints:
+    place = assignment.place
+    if place is None:
+        return ScratchCheckpoints()
+    return CommittedCheckpoints(
+        Path(place.checkpoints),
+        Path(place.lease),
+        place.token,
+        assignment.spec.scale.checkpoint.keep,
+        assignment.digests,
+    )

@@ -1,0 +1,223 @@
+"""The training loop: plain torch, no Ray. Model, batches and optimizer in, events out.
+
+A generator: whoever iterates decides when it goes on, so the same loop serves a run, a trial
+that pauses at rungs, and a test with a list of batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from heliostat.errors import TrainError
+from heliostat.models.network import cpu_state, load_weights
+from heliostat.models.randomness import Randomness
+from heliostat.parallel.world import World
+from heliostat.spec.metrics import Goal
+from heliostat.train.checkpoint import Checkpoint, Checkpoints
+from heliostat.train.control import Control
+from heliostat.train.events import Committed, Event, Resumed, Stepped, Stopped, Validated
+from heliostat.train.losses import LossSum
+from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
+from heliostat.train.stopping import Progress
+
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """One rank's slice of a global batch of `global_rows` rows."""
+
+    numbers: Tensor
+    categories: Tensor
+    target: Tensor
+    rows: Tensor
+    global_rows: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Everything the loop needs. `replica` is `model` wrapped for data parallelism, or itself.
+
+    `batches(n)` yields from the n-th batch of the run on; lengths are in steps; `evaluate()`
+    gives validation metrics, the same on every rank; `rate(step)` the learning-rate factor.
+    """
+
+    model: nn.Module
+    replica: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_sum: LossSum
+    batches: Callable[[int], Iterator[TensorBatch]]
+    rate: Callable[[int], float]
+    evaluate: Callable[[], Mapping[str, float]]
+    objective: str
+    goal: Goal
+    patience: int | None
+    num_steps: int
+    steps_per_epoch: int
+    steps_per_unit: int
+    validate_every: int
+    log_every: int
+    checkpoint_every: int | None
+    randomness: Randomness
+    seed: int
+    clip_norm: float | None = None
+    validates: bool = True
+    seed_generator: bool = False
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit(task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> Iterator[Event]:
+    """Train to the end, to a stop, or to early stopping.
+
+    Raises:
+        TrainError: a loss is not finite; names the first such step.
+    """
+    loop = _Loop(task, world, checkpoints, control)
+    yield from loop.resume()
+    yield from loop.run()
+
+
+class _Loop:
+    def __init__(
+        self, task: Fit, world: World, checkpoints: Checkpoints, control: Control
+    ) -> None:
+        self.task, self.world, self.checkpoints, self.control = task, world, checkpoints, control
+        self.progress = Progress()
+        self.step = 0
+        self.rates = [group["lr"] for group in task.optimizer.param_groups]
+        self.pending: list[Tensor] = []  # local loss shares of steps not logged yet
+        self.rows_seen = 0
+        self.clock = time.perf_counter()
+
+    def resume(self) -> Iterator[Event]:
+        checkpoint, skipped = self.checkpoints.latest()
+        if checkpoint is not None:
+            restore(checkpoint, self.task.model, self.task.optimizer)
+            self.progress = Progress.from_json(checkpoint.manifest["progress"])
+            self.step = checkpoint.step
+            yield Resumed(self.step, tuple(skipped))
+
+    def run(self) -> Iterator[Event]:
+        task = self.task
+        task.replica.train()
+        batches = task.batches(self.step)
+        self.clock = time.perf_counter()
+        while self.step < task.num_steps and not self._exhausted():
+            self._update(next(batches))
+            self.step += 1
+            validate = task.validates and (
+                self.step % task.validate_every == 0 or self.step == task.num_steps
+            )
+            must_save = bool(task.checkpoint_every) and self.step % (task.checkpoint_every or 1) == 0
+            if not (validate or must_save or self.step % task.log_every == 0 or self.step == task.num_steps):
+                continue
+            stop, due = yield from self._log()
+            improved = False
+            if validate:
+                improved = yield from self._validate()
+            # A stop is honoured at once, but not in place of the end.
+            stop = stop and self.step < task.num_steps
+            if improved or must_save or due or stop:
+                yield from self._commit(improved)
+            if stop:
+                yield Stopped(self.step)
+                return
+
+    def _exhausted(self) -> bool:
+        patience = self.task.patience
+        return patience is not None and self.progress.num_worse >= patience
+
+    def _update(self, batch: TensorBatch) -> None:
+        task = self.task
+        task.randomness.set(self.step, batch.rows)
+        if task.seed_generator:
+            # Modules of the user's own may draw from torch's generator: key it by the step.
+            torch.manual_seed((task.seed * 1_000_003 + self.step) * 4_099 + self.world.rank)
+        factor = task.rate(self.step)
+        for group, rate in zip(task.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        task.optimizer.zero_grad(set_to_none=True)
+        outputs = task.replica(batch.numbers, batch.categories)
+        share = task.loss_sum(outputs, batch.target) / batch.global_rows
+        # Data parallelism averages gradients over ranks; the global mean needs their sum.
+        (share * self.world.size).backward()
+        if task.clip_norm is not None:
+            nn.utils.clip_grad_norm_(task.model.parameters(), task.clip_norm)
+        task.optimizer.step()
+        self.pending.append(share.detach())
+        self.rows_seen += batch.global_rows
+
+    def _log(self) -> Iterator[Event]:
+        """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
+        shares = torch.stack(self.pending).double().cpu().numpy()
+        wishes = np.array([self.control.stop_requested(), self.control.checkpoint_due()], float)
+        total = self.world.sum(np.concatenate([shares, wishes]))
+        losses = total[:-2]
+        first = self.step - len(losses)
+        for i, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise TrainError(
+                    f"the training loss is {loss} at step {first + i + 1}; lower "
+                    "`train.optimizer.learning_rate`, set `train.clip_norm`, or scale the inputs"
+                )
+        seconds = time.perf_counter() - self.clock
+        yield Stepped(
+            step=self.step,
+            num_steps=self.task.num_steps,
+            epoch=self.step / self.task.steps_per_epoch,
+            loss=float(losses.mean()),
+            learning_rate=self.task.optimizer.param_groups[0]["lr"],
+            rows_per_second=self.rows_seen / max(seconds, 1e-9),
+        )
+        self.pending, self.rows_seen = [], 0
+        self.clock = time.perf_counter()
+        return bool(total[-2] > 0), bool(total[-1] > 0)
+
+    def _validate(self) -> Iterator[Event]:
+        metrics = self.task.evaluate()
+        score = metrics[self.task.objective]
+        before = self.progress
+        self.progress = before.after(score, self.step, self.task.goal)
+        improved = self.progress.best_step == self.step
+        progress = self.step // self.task.steps_per_unit
+        epoch = self.step / self.task.steps_per_epoch
+        yield Validated(self.step, epoch, progress, metrics, score, improved)
+        self.clock = time.perf_counter()
+        return improved
+
+    def _commit(self, best: bool) -> Iterator[Event]:
+        if self.world.rank == 0:
+            self.checkpoints.save(self._manifest(), self._write, best)
+        self.control.checkpoint_done()
+        yield Committed(self.step, best)
+        self.clock = time.perf_counter()
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "epoch": self.step // self.task.steps_per_epoch,
+            "cursor": self.step % self.task.steps_per_epoch,
+            "seed": self.task.seed,
+            "world": self.world.size,
+            "progress": self.progress.to_json(),
+        } | dict(self.task.manifest)
+
+    def _write(self, folder: Path) -> None:
+        save_file(cpu_state(self.task.model), str(folder / WEIGHTS))
+        save_file(optimizer_tensors(self.task.optimizer, self.task.model), str(folder / OPTIMIZER))
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights and optimizer state back."""
+    load_weights(model, checkpoint.folder / WEIGHTS)
+    load_optimizer_tensors(optimizer, model, load_file(str(checkpoint.folder / OPTIMIZER)))

@@ -1,0 +1,116 @@
+"""Train a network: the loop's pieces from a job's data and spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from heliostat.data.reader import EpochBatches
+from heliostat.models.network import NetworkPredictor, build_network, load_weights
+from heliostat.models.randomness import Randomness
+from heliostat.parallel.data import replicate
+from heliostat.parallel.world import World
+from heliostat.spec.model import NetworkModel
+from heliostat.train.artifact import save_model
+from heliostat.train.assignment import Assignment, OpenData
+from heliostat.train.checkpoint import Checkpoints
+from heliostat.train.control import Control
+from heliostat.train.events import Event, Finished, Stopped
+from heliostat.train.loop import WEIGHTS, Fit, TensorBatch, fit
+from heliostat.train.losses import loss_sum
+from heliostat.train.optim import build_optimizer, rate_factor
+from heliostat.train.scoring import final_metrics, validation_metrics
+
+LOGGED_STEPS = 200
+
+
+def train_network(
+    assignment: Assignment, data: OpenData, world: World, checkpoints: Checkpoints, control: Control
+) -> Iterator[Event]:
+    """Train, keep the best weights if the job stops early, score, and publish the model."""
+    spec = assignment.spec
+    assert isinstance(spec.model, NetworkModel)
+    torch.set_num_threads(max(1, int(spec.scale.resources.cpu)))
+    device = _device(spec.scale.resources.gpu)
+    torch.manual_seed(spec.seed)
+    randomness = Randomness(spec.seed)
+    code = Path(assignment.code) if assignment.code else None
+    model = build_network(spec.model, data.shape, randomness, code).to(device)
+    predictor = NetworkPredictor(model, data.shape, device)
+    task = _task(assignment, data, world, predictor, randomness)
+    step = 0
+    for event in fit(task, world, checkpoints, control):
+        yield event
+        step = event.step
+        if isinstance(event, Stopped):
+            return
+    if spec.train.early_stopping is not None and (best := checkpoints.best()) is not None:
+        load_weights(model, best.folder / WEIGHTS)
+    if world.rank == 0:
+        save_model(assignment, data, predictor)
+    sides = ("train", "validation", "test") if assignment.final else ("validation",)
+    metrics, details = final_metrics(spec, data, predictor, world, sides)
+    score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
+    yield Finished(step, metrics, score, details)
+
+
+def _task(
+    assignment: Assignment,
+    data: OpenData,
+    world: World,
+    predictor: NetworkPredictor,
+    randomness: Randomness,
+) -> Fit:
+    spec = assignment.spec
+    model = predictor.module
+    batches = EpochBatches(
+        data.reader, data.rows("train"), spec.train.batch_size, spec.seed, world.rank, world.size
+    )
+    per_epoch = batches.batches_per_epoch
+    steps_per_unit = per_epoch if spec.unit == "epochs" else 1
+    num_steps = spec.length * steps_per_unit
+    early = spec.train.early_stopping
+    return Fit(
+        model=model,
+        replica=replicate(model.train(), world),
+        optimizer=build_optimizer(spec.train.optimizer, model),
+        loss_sum=loss_sum(spec.train.loss, spec.data.task),
+        batches=partial(_tensors, batches, predictor.device),
+        rate=lambda step: rate_factor(spec.train.schedule, step, num_steps),
+        evaluate=lambda: validation_metrics(spec, data, predictor, world),
+        objective=spec.objective_metric,
+        goal=spec.objective_goal,
+        patience=early.patience if early else None,
+        num_steps=num_steps,
+        steps_per_epoch=per_epoch,
+        steps_per_unit=steps_per_unit,
+        validate_every=spec.train.validate_every * steps_per_unit,
+        log_every=max(1, num_steps // LOGGED_STEPS),
+        checkpoint_every=spec.scale.checkpoint.every_steps,
+        randomness=randomness,
+        seed=spec.seed,
+        clip_norm=spec.train.clip_norm,
+        validates=len(data.rows("validation")) > 0,
+        seed_generator=spec.model.kind == "custom",
+    )
+
+
+def _tensors(
+    batches: EpochBatches, device: torch.device | str, first: int
+) -> Iterator[TensorBatch]:
+    for batch in batches(first):
+        yield TensorBatch(
+            torch.from_numpy(batch.inputs.numbers).to(device),
+            torch.from_numpy(batch.inputs.categories).to(device, torch.int64),
+            torch.from_numpy(np.ascontiguousarray(batch.target)).to(device),
+            torch.from_numpy(batch.rows).to(device),
+            batch.global_rows,
+        )
+
+
+def _device(gpus: float) -> torch.device:
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,70 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heliostat.spec.train import OptimizerSpec, ScheduleSpec
+
+
+def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a model. Vectors (biases, norms) are spared from weight decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if spec.name == "adamw":
+        return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+    return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
+
+
+def rate_factor(spec: ScheduleSpec, step: int, num_steps: int) -> float:
+    """What the learning rate is multiplied by at `step` of `num_steps`: a pure function, so
+    that resuming needs no state.
+
+    `one_cycle` rises over the first 30 per cent and falls to zero along half a cosine (Smith,
+    2018); `cosine` is the half cosine alone (Loshchilov and Hutter, 2016).
+    """
+    if step < spec.warmup_steps:
+        return (step + 1) / spec.warmup_steps
+    done = (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps)
+    if spec.name == "linear":
+        return 1 - done
+    if spec.name == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    if spec.name == "step":
+        return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+    if spec.name == "one_cycle":
+        if done < 0.3:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * done / 0.3)) / 2
+        return (1 + math.cos(math.pi * (done - 0.3) / 0.7)) / 2
+    return 1.0
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors: `weight.exp_avg`, `weight.step`, ..."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
+    return tensors
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` took."""
+    for name, parameter in model.named_parameters():
+        state: dict[str, Any] = {}
+        for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+            if (value := tensors.get(f"{name}.{key}")) is not None:
+                state[key] = value if key == "step" else value.to(parameter.device)
+        if state:
+            optimizer.state[parameter] = state

@@ -1,0 +1,166 @@
+"""The worker group of training jobs with several workers: Ray Train.
+
+Ray Train places the workers, restarts the group when one dies, and follows pre-emptions. Our
+ranks meet by themselves, so its controller loads neither torch nor XGBoost; checkpoints and
+messages are ours, so its own snapshot is never read back: one run name an attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from heliostat.errors import PlacementError
+from heliostat.train.channel import ENDED, Mailbox, Seat, Work
+from heliostat.train.worker import preload
+from heliostat.train.workers import GroupSpec, Poll, free_address, placement_sentence
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+WAIT_SECONDS = 0.1
+
+
+class RayTrainGroup:
+    """See `WorkerGroup`. `storage` is a folder for the little that Ray Train writes itself."""
+
+    def __init__(self, spec: GroupSpec, storage: str) -> None:
+        self.spec, self._storage = spec, storage
+        self._mailbox: Any = None
+        self._thread: threading.Thread | None = None
+        self._error = ""
+        self._seen: set[str] = set()
+        self._up = False
+        self._deadline = 0.0
+
+    def start(self) -> None:
+        """See `WorkerGroup`."""
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds)
+        self._deadline = time.monotonic() + self.spec.start_seconds
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
+        trainer = DataParallelTrainer(
+            _ray_train_worker,
+            train_loop_config={"mailbox": self._mailbox, "family": self.spec.family},
+            scaling_config=ScalingConfig(
+                num_workers=self.spec.size,
+                use_gpu=self.spec.gpu > 0,
+                resources_per_worker=self.spec.bundle,
+            ),
+            run_config=RunConfig(
+                name=f"attempt-{uuid.uuid4().hex[:12]}",
+                storage_path=self._storage,
+                failure_config=FailureConfig(
+                    max_failures=self.spec.failures, controller_failure_limit=1
+                ),
+            ),
+        )
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    def run(self, work: Work, payload: Any) -> None:
+        """See `WorkerGroup`."""
+        ray.get(self._mailbox.put_work.remote((work, payload)))
+
+    def poll(self) -> Poll:
+        """See `WorkerGroup`."""
+        assert self._thread is not None
+        alive = self._thread.is_alive()  # before the messages, which come first
+        messages = []
+        for rank, message, when in ray.get(self._mailbox.take.remote()):
+            if isinstance(message, _Up):
+                self._up = True
+                self._seen.add(message.attempt)
+            else:
+                messages.append((rank, message, when))
+        restarts = max(0, len(self._seen) - 1)
+        if alive and not self._up and time.monotonic() > self._deadline:
+            raise PlacementError(placement_sentence(self.spec))
+        if alive:
+            return Poll(tuple(messages), "running" if self._up else "starting", restarts=restarts)
+        if self._error and not self._up:
+            raise PlacementError(f"{placement_sentence(self.spec)} ({self._error})")
+        state = "failed" if self._error else "finished"
+        return Poll(tuple(messages), state, self._error, restarts)
+
+    def ask_stop(self) -> None:
+        """See `WorkerGroup`."""
+        self._mailbox.ask_stop.remote()
+
+    def stop(self) -> None:
+        """See `WorkerGroup`. Workers that come back find no work and end; then so does `fit`."""
+        if self._thread is None:
+            return
+        if self._thread.is_alive():
+            for actor in ray.get(self._mailbox.end.remote()):
+                ray.kill(actor)
+            self._thread.join(timeout=30)
+        ray.kill(self._mailbox)
+        self._thread = None
+
+    def _fit(self, trainer: DataParallelTrainer) -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # whatever Ray Train raises is this group's failure
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            self._error = lines[-1].strip() if lines else type(error).__name__
+
+
+class _Up:
+    """A message: this attempt's workers are up."""
+
+    def __init__(self, attempt: str) -> None:
+        self.attempt = attempt
+
+
+def _ray_train_worker(config: dict[str, Any]) -> None:
+    """Runs on each of Ray Train's workers: meet, wait for work, do it."""
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    channel = _ActorChannel(config["mailbox"])
+    channel.register()
+    preload(config["family"])
+    meeting = (free_address(), uuid.uuid4().hex) if rank == 0 else None
+    address, attempt = broadcast_from_rank_zero(meeting)
+    if rank == 0:
+        channel.send([(rank, _Up(attempt), time.time())])
+    while (offer := channel.work()) is None:
+        time.sleep(WAIT_SECONDS)
+    if offer == ENDED:
+        return
+    work, payload = offer
+    work(payload, Seat(rank, size, address, channel))
+
+
+
+class _ActorChannel:
+    """A worker's line through the mailbox actor."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def send(self, messages: Any) -> bool:
+        """See `Channel`."""
+        return bool(ray.get(self._mailbox.send.remote(messages)))
+
+    def register(self) -> None:
+        """Let the driver end this worker."""
+        ray.get(self._mailbox.register.remote(ray.get_runtime_context().current_actor))
+
+    def work(self) -> Any:
+        """The work on offer."""
+        return ray.get(self._mailbox.get_work.remote())

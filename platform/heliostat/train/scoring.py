@@ -1,0 +1,83 @@
+"""Score a side of the data with a predictor, over all ranks, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from heliostat.data.reader import rank_slice
+from heliostat.models.predictor import Predictor, Scores
+from heliostat.parallel.world import World, gather
+from heliostat.plan.counts import SIDES
+from heliostat.spec.job import JobSpec
+from heliostat.spec.metrics import metrics_of
+from heliostat.train.assignment import OpenData
+from heliostat.train.metrics import compute_metrics, confusion
+
+ROWS_AT_ONCE = 65_536
+HISTOGRAM_BINS = 60
+
+
+def side_scores(data: OpenData, side: str, predictor: Predictor, world: World) -> Scores:
+    """Scores of every row of a side, in row order, the same bits on every rank."""
+    rows = data.rows(side)
+    mine = rank_slice(len(rows), world.rank, world.size)
+    part = score_rows(data, rows[mine], predictor)
+    return gather(world, part, mine.start, len(rows))
+
+
+def score_rows(data: OpenData, rows: npt.NDArray[np.int64], predictor: Predictor) -> Scores:
+    """Scores of `rows`, in the target's own units."""
+    parts = []
+    for start in range(0, max(len(rows), 1), ROWS_AT_ONCE):
+        inputs = data.reader.inputs(rows[start : start + ROWS_AT_ONCE])
+        parts.append(predictor.scores(inputs.numbers, inputs.categories))
+    target = data.encoder.target
+    scores = np.concatenate(parts)
+    return scores if target.classes else scores * target.scale + target.offset
+
+
+def evaluated_metrics(spec: JobSpec) -> tuple[str, ...]:
+    """What is computed while training goes on: the objective and what the job asks for."""
+    return tuple(dict.fromkeys((spec.objective_metric, *spec.metrics)))
+
+
+def validation_metrics(
+    spec: JobSpec, data: OpenData, predictor: Predictor, world: World
+) -> dict[str, float]:
+    """The metrics that training goes by."""
+    scores = side_scores(data, "validation", predictor, world)
+    target = data.reader.targets(data.rows("validation"))
+    return compute_metrics(spec.data.task, evaluated_metrics(spec), target, scores)
+
+
+def final_metrics(
+    spec: JobSpec, data: OpenData, predictor: Predictor, world: World, sides: Sequence[str] = SIDES
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """All metrics of the task on each side that has rows, and what the report draws."""
+    metrics, details = {}, {}
+    for side in sides:
+        if len(data.rows(side)):
+            scores = side_scores(data, side, predictor, world)
+            target = data.reader.targets(data.rows(side))
+            metrics[side] = compute_metrics(spec.data.task, metrics_of(spec.data.task), target, scores)
+            details[side] = picture(spec.data.task, target, scores, data.encoder.target.classes)
+    return metrics, details
+
+
+def picture(
+    task: str, target: npt.NDArray[Any], scores: Scores, classes: Sequence[str]
+) -> Mapping[str, Any]:
+    """Small numbers to draw: confusion counts, or a histogram of residuals."""
+    if task != "regression":
+        counts = confusion(target, scores)
+        return {"classes": list(classes), "confusion": counts.tolist()}
+    residuals = scores - target
+    if not np.isfinite(residuals).all():
+        return {}
+    low, high = np.quantile(residuals, [0.005, 0.995])
+    counts, edges = np.histogram(residuals, HISTOGRAM_BINS, (low, max(high, low + 1e-9)))
+    return {"residuals": {"counts": counts.tolist(), "edges": edges.tolist()}}

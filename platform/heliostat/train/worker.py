@@ -1,0 +1,53 @@
+"""What runs in a worker: join the world, train the assignment, tell the driver."""
+
+from __future__ import annotations
+
+from heliostat.errors import HeliostatError
+from heliostat.parallel.world import BoostedWorld, SoloWorld, TorchWorld, World
+from heliostat.train.assignment import Assignment
+from heliostat.train.channel import Seat, Sender
+from heliostat.train.control import ClockControl
+from heliostat.train.events import Failed
+from heliostat.train.job import train_events
+
+COLLECTIVE_TIMEOUT_SECONDS = 180.0
+
+
+def train_worker(assignment: Assignment, seat: Seat) -> None:
+    """Train as one rank. Rank 0 tells all events; any rank tells why it cannot go on.
+
+    An error of ours ends the work for good, so it is a message. Anything else is raised: the
+    worker group restarts the ranks, up to `limits.failures` times.
+    """
+    sender = Sender(seat.channel, seat.rank)
+    spec = assignment.spec
+    control = ClockControl(spec.scale.checkpoint.every_minutes, sender.stop_requested)
+    try:
+        world = join_world(spec.model.family, seat)
+        for event in train_events(assignment, world, control):
+            if seat.rank == 0:
+                sender.put(event)
+        world.close()
+    except HeliostatError as error:
+        sender.put(Failed(str(error), error.exit_status))
+    finally:
+        sender.close()
+
+
+def join_world(family: str, seat: Seat) -> World:
+    """The world of a model family: torch.distributed, XGBoost's own, or nobody else."""
+    if seat.size == 1:
+        return SoloWorld()
+    if family == "network":
+        return TorchWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
+    return BoostedWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
+
+
+def preload(family: str) -> None:
+    """Import what the family needs, while the driver still prepares the data."""
+    if family == "network":
+        import heliostat.train.network  # noqa: F401
+    elif family == "boosted":
+        import heliostat.train.boosted  # noqa: F401
+    else:
+        import heliostat.train.classic  # noqa: F401

@@ -24,10 +24,13 @@ from heliostat.plan.plan import Plan
 from heliostat.storage.files import publish_folder, stage_folder, write_json
 
 
-def prepare(plan: Plan, folder: Path, progress: Callable[[int, int], None]) -> Prepared:
+def prepare(
+    plan: Plan, folder: Path, num_tasks: int, progress: Callable[[int, int], None]
+) -> Prepared:
     """The prepared copy of the plan's source under `folder`, made now if it is not there.
 
-    `progress(rows done, rows in all)` is called as shards are finished.
+    `progress(rows done, rows in all)` is called as shards are finished; `num_tasks` bounds how
+    many are packed at once.
 
     Raises:
         DataError: a page is damaged, or the source changed after it was listed.
@@ -37,7 +40,7 @@ def prepare(plan: Plan, folder: Path, progress: Callable[[int, int], None]) -> P
         return Prepared.open(final)
     folder.mkdir(parents=True, exist_ok=True)
     stage = stage_folder(folder)
-    shards = _pack_all(plan.catalog, plan.columns.packed, stage, progress)
+    shards = _pack_all(plan.catalog, plan.columns.packed, stage, num_tasks, progress)
     write_json(stage / MANIFEST, _manifest(plan, shards))
     publish_folder(stage, final)
     return Prepared.open(final)
@@ -52,12 +55,13 @@ def _pack_all(
     catalog: Catalog,
     columns: Sequence[PackedColumn],
     stage: Path,
+    num_tasks: int,
     progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     results: dict[int, dict[str, Any]] = {}
     done = 0
     work = partial(_pack_unit, columns=tuple(columns), folder=str(stage))
-    for result in run_units(units_of(catalog), work):
+    for result in run_units(units_of(catalog), work, num_tasks):
         results[result.pop("index")] = result
         done += result["rows"]
         progress(done, catalog.num_rows)

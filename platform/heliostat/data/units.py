@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -47,9 +47,10 @@ def units_of(catalog: Catalog) -> list[Unit]:
 
 
 def run_units(
-    units: Sequence[Unit], work: Callable[[Unit], dict[str, Any]]
+    units: Sequence[Unit], work: Callable[[Unit], dict[str, Any]], num_tasks: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added.
+    """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added; at
+    most `num_tasks` are at work at once.
 
     Raises:
         DataError: as soon as a unit meets damaged data; the message names file and row group.
@@ -57,12 +58,12 @@ def run_units(
     import ray.data  # ray.data takes a second to import; only the passes themselves need it
 
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    items = [{"unit": unit} for unit in units]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    items = [{"unit": json.dumps(asdict(unit))} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    for row in dataset.map(partial(_guarded, work)).iter_rows():
+    num_tasks = max(1, min(num_tasks, len(items)))
+    for row in dataset.map(partial(_guarded, work), concurrency=num_tasks).iter_rows():
         answer = json.loads(row["answer"])
         if "problem" in answer:
             raise DataError(Problem(*answer["problem"]))
@@ -71,7 +72,8 @@ def run_units(
 
 def _guarded(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
     """Damaged data is an answer, not a crash: Ray would retry a crash and lose the name."""
-    unit: Unit = row["unit"]
+    value = json.loads(row["unit"])
+    unit = Unit(value["index"], tuple(RowGroup(**group) for group in value["groups"]))
     try:
         answer = {"index": unit.index, "result": work(unit)}
     except DataError as error:

@@ -132,6 +132,7 @@ def _join(address: str) -> Cluster:
 
 def _embed() -> Cluster:
     private_token()
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody pre-empts us here
     cores = os.cpu_count() or 1
     ray.init(
         address="local",

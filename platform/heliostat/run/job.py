@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,11 @@ from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
 from heliostat.report.console import Console, duration_text, metric_text
 from heliostat.report.follow import follow
-from heliostat.report.page import write_report
 from heliostat.report.result import Result
 from heliostat.run.claim import Claim, claim_run
+from heliostat.run.ahead import import_ahead
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
 from heliostat.run.record import RunRecord
-from heliostat.run.sweep import tune_job
 from heliostat.spec.load import Job
 from heliostat.storage.files import write_bytes, write_json
 from heliostat.storage.lease import Lease
@@ -135,15 +135,19 @@ class _Run:
         self._write_plan()
         self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
         self.console.block(plan_text(self.plan))
+        import_ahead(self.spec)
         with self.clock.phase("start"):
             context = connected(self.address)
             cluster = context.__enter__()
         try:
             outcome = self._compute(cluster)
-        finally:
-            with self.clock.phase("shutdown"):
-                context.__exit__(None, None, None)
-        return self._publish(outcome)
+        except BaseException:
+            context.__exit__(None, None, None)
+            raise
+        with ThreadPoolExecutor(1) as pool:  # Ray takes a second to shut down
+            publishing = pool.submit(self._publish, outcome)
+            context.__exit__(None, None, None)
+            return publishing.result()
 
     def _compute(self, cluster: Cluster) -> _Outcome:
         scale = self.spec.scale
@@ -151,7 +155,7 @@ class _Run:
         check_storage_is_shared(self.storage.root)
         group = self._start_early(cluster)
         try:
-            assignment = self._prepare()
+            assignment = self._prepare(cluster)
         except BaseException:
             if group is not None:
                 group.stop()
@@ -188,11 +192,13 @@ class _Run:
     def _ray_folder(self) -> str:
         return str(self.folder.path / "ray")
 
-    def _prepare(self) -> Assignment:
+    def _prepare(self, cluster: Cluster) -> Assignment:
         plan = self.plan
         reused = is_prepared(plan, self.storage.prepared)
         with self.clock.phase("prepare"):
-            prepared = prepare(plan, self.storage.prepared, self._preparing)
+            prepared = prepare(
+                plan, self.storage.prepared, int(cluster.cpus), self._preparing
+            )
         how = "found prepared" if reused else f"prepared in {duration_text(self.clock.seconds['prepare'])}"
         self.console.line(f"data      {prepared.num_rows:,} rows {how}")
         assignment = Assignment(
@@ -230,6 +236,8 @@ class _Run:
         return str(kept)
 
     def _tune(self, assignment: Assignment, cluster: Cluster, watch: Watch) -> _Outcome:
+        from heliostat.run.sweep import tune_job  # Ray Tune: a second of import
+
         with self.clock.phase("tune"):
             outcome = tune_job(
                 self.plan, assignment, self.storage, self.folder, self.record, cluster, watch
@@ -263,6 +271,8 @@ class _Run:
         )
         result.save(self.folder.path)
         write_json(self.folder.path / "details.json", outcome.details)
+        from heliostat.report.page import write_report  # matplotlib: half a second
+
         page = write_report(self.folder)
         for side, metrics in result.metrics.items():
             self.console.line(f"{side:<10}{metric_text(metrics)}", style="bold" if side == "test" else None)

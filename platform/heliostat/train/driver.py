@@ -19,7 +19,6 @@ from heliostat.errors import (
 from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
 from heliostat.train.events import Event, Failed, Finished, Stopped
-from heliostat.train.ray_train import RayTrainGroup
 from heliostat.train.worker import train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec, Poll, WorkerGroup
 
@@ -58,7 +57,11 @@ def build_group(spec: JobSpec, storage: str) -> WorkerGroup:
         failures=limits.failures,
         start_seconds=limits.start_minutes * 60,
     )
-    return RayTrainGroup(group, storage) if group.size > 1 else ActorGroup(group)
+    if group.size == 1:
+        return ActorGroup(group)
+    from heliostat.train.ray_train import RayTrainGroup  # more than a second of import
+
+    return RayTrainGroup(group, storage)
 
 
 def drive(group: WorkerGroup, assignment: Assignment, sink: Sink, watch: Watch) -> Finished:

@@ -17,6 +17,10 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import PlacementError
@@ -53,7 +57,7 @@ class RayTrainGroup:
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds)
         self._deadline = time.monotonic() + self.spec.start_seconds
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
-        trainer = DataParallelTrainer(
+        trainer = _LeanTrainer(
             _ray_train_worker,
             train_loop_config={"mailbox": self._mailbox, "family": self.spec.family},
             scaling_config=ScalingConfig(
@@ -118,6 +122,17 @@ class RayTrainGroup:
         except Exception as error:  # whatever Ray Train raises is this group's failure
             lines = [line for line in str(error).splitlines() if line.strip()]
             self._error = lines[-1].strip() if lines else type(error).__name__
+
+
+class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train without two helpers of its own, each a process on the way to the first step:
+    one that hands out data sets, which we do not pass, and one that removes the placement
+    groups of nested trials, which we never nest."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
 
 class _Up:

@@ -1,0 +1,23 @@
+"""Import in a thread what the run will need, while this process waits for Ray to start."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+
+from heliostat.spec.job import JobSpec
+
+
+def import_ahead(spec: JobSpec) -> None:
+    """Begin to import the heavy modules of a job, in the order of their use."""
+    modules = ["ray.data", "heliostat.report.page"]
+    if spec.tune is not None:
+        modules.insert(1, "heliostat.run.sweep")
+    elif spec.scale.num_workers > 1:
+        modules.insert(0, "heliostat.train.ray_train")
+    threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead").start()
+
+
+def _import(modules: list[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)

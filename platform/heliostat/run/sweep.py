@@ -66,7 +66,6 @@ def tune_job(
         ledger=ledger,
         models=models,
         metrics_folder=folder.metrics,
-        folder=folder.path / "tune",
         group=_group(plan),
         concurrency=_concurrency(plan, cluster),
         stop_requested=watch.stop_requested,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from heliostat.errors import InterruptedRunError, StoppedError, TrainError
@@ -43,8 +46,8 @@ class SweepView(Protocol):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep to be run. `folder` is a place of this run for what Tune writes; `models` keeps
-    the model of the best trial of the name."""
+    """A sweep to be run. `models` keeps the model of the best trial of the name;
+    `metrics_folder` the learning curves of this run's trials."""
 
     plan: Plan
     trials: Sequence[Trial]
@@ -52,7 +55,6 @@ class Sweep:
     ledger: Ledger
     models: Path
     metrics_folder: Path
-    folder: Path
     group: GroupSpec
     concurrency: int
     stop_requested: Callable[[], bool]
@@ -120,6 +122,7 @@ def _run_tune(sweep: Sweep, pending: Sequence[Trial], keeper: _Keeper) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(TrialActor, context=context), _resources(sweep.group)
     )
+    scratch = tempfile.mkdtemp(prefix="heliostat-tune-")  # what Tune writes is never read
     tuner = tune.Tuner(
         trainable,
         param_space={"index": tune.grid_search([trial.index for trial in pending])},
@@ -130,7 +133,7 @@ def _run_tune(sweep: Sweep, pending: Sequence[Trial], keeper: _Keeper) -> None:
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(sweep.folder),
+            storage_path=scratch,
             verbose=0,
             stop=keeper.stopper,
             failure_config=tune.FailureConfig(
@@ -142,7 +145,7 @@ def _run_tune(sweep: Sweep, pending: Sequence[Trial], keeper: _Keeper) -> None:
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(sweep.folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _resources(group: GroupSpec) -> tune.PlacementGroupFactory:
@@ -156,6 +159,9 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]
 
     def __init__(self, keeper: _Keeper) -> None:
         self._keeper = keeper
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()  # Tune pickles its settings; nobody ever reads that file
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """A single trial is never stopped here."""
@@ -181,6 +187,9 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         self.stopper = _Stopper(self)
         self.why_ended = ""
 
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()  # see _Stopper
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A trial has reached a rung."""
         ours = self.by_index[trial.config["index"]]
@@ -188,7 +197,8 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         if rung is None:
             return str(TrialScheduler.CONTINUE)
         score = result["score"]
-        self.sweep.ledger.rung(ours, rung, result["progress"], result["metrics"], score)
+        metrics = json.loads(result["metrics"])
+        self.sweep.ledger.rung(ours, rung, result["progress"], metrics, score)
         scheduler = self.sweep.tune_spec.scheduler
         assert isinstance(scheduler, AshaScheduler)
         scores = list(self.sweep.ledger.rung_scores(rung))
@@ -212,7 +222,9 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A trial's process has died more often than `limits.failures`."""
         ours = self.by_index[trial.config["index"]]
-        result = {"error": "its process died", "progress": 0, "score": None, "metrics": {}}
+        error = trial.get_error()
+        reason = _last_line(error.cause if isinstance(error, RayTaskError) else error)
+        result = {"error": reason, "progress": 0, "score": None, "metrics": "{}"}
         self._end(ours, FAILED, result | {"trial_seconds": 0.0})
 
     def should_end(self) -> bool:
@@ -252,7 +264,7 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
             status,
             result["progress"],
             result["score"],
-            result["metrics"],
+            json.loads(result["metrics"]),
             result["trial_seconds"],
             result["error"],
         )
@@ -262,6 +274,11 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         if best is None or best.id != trial.id:
             shutil.rmtree(self.sweep.models / trial.id, ignore_errors=True)
         self.sweep.view.trial_ended(self.sweep.ledger.records[trial.id], best, self.num_ended)
+
+
+def _last_line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'its process died'}"
 
 
 def _best_of(records: Sequence[TrialRecord], goal: Goal) -> TrialRecord:

@@ -63,7 +63,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         result |= {
             "score": self._score,
             "progress": self._progress,
-            "metrics": finite(self._metrics),
+            "metrics": json.dumps(finite(self._metrics)),  # Tune would flatten a mapping
             "trial_seconds": time.monotonic() - self._started,
         }
         return result

@@ -1,0 +1,60 @@
+"""`heliostat submit JOB --to CLUSTER`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from heliostat.cli.main import print_json
+from heliostat.cli.options import job_options, open_storage, read_job, read_site
+from heliostat.plan.available import unavailable_parts
+from heliostat.plan.checks import consistency_problems
+
+
+@click.command("submit")
+@job_options
+@click.option("--to", "target", help="A cluster of the site file; default the job's `cluster`.")
+@click.option("--id", "run_id", help="The run's id: the same id is the same run.")
+@click.option("--wait", is_flag=True, help="Follow the run and return its exit status.")
+def command(
+    files: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+    target: str | None,
+    run_id: str | None,
+    wait: bool,
+) -> None:
+    """Send `heliostat run` to a cluster of the site file."""
+    job = read_job(files, settings)
+    from heliostat.errors import PlanError, UnavailableError
+
+    if problems := consistency_problems(job):
+        raise PlanError(problems)
+    if problems := unavailable_parts(job):
+        raise UnavailableError(problems)
+    from heliostat.launch import ray_job
+    from heliostat.launch.sent import Sent, remember
+    from heliostat.launch.target import find_cluster
+
+    name = target or (job.spec.cluster if isinstance(job.spec.cluster, str) else None)
+    cluster = find_cluster(read_site(), name)
+    request = ray_job.render(job, cluster, run_id)
+    is_new = ray_job.submit(request, cluster)
+    storage = open_storage(job.spec.storage)
+    run = request.metadata["heliostat.run"]
+    sent = Sent(job.spec.name, run, str(name), request.submission_id)
+    remember(storage, sent)
+    if as_json:
+        print_json({"run": sent.reference, "submission_id": sent.submission_id, "new": is_new})
+    else:
+        print(sent.reference)
+        place = f" --storage {storage.root}"
+        for verb in ("status", "logs -f", "stop"):
+            print(f"  heliostat {verb} {sent.reference}{place}", file=sys.stderr)
+        if not is_new:
+            print(f"note: {sent.reference} was there already; nothing new was sent", file=sys.stderr)
+    if wait:
+        from heliostat.cli.logs import show_logs
+
+        show_logs(storage, sent.reference, follow=True)

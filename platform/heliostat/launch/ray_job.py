@@ -1,0 +1,215 @@
+"""Ray Jobs: `heliostat run` on a running cluster, through its dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from heliostat.catalog.code import CODE_FOLDER, copy_code
+from heliostat.errors import LaunchError, Problem, UserError
+from heliostat.spec.load import Job
+from heliostat.spec.site import AddressCluster
+from heliostat.storage.runs import ID_PATTERN, new_run_id
+
+JOB_FILE = "job.json"
+MAX_PACKAGE_BYTES = 100 * 2**20  # Ray refuses larger working directories
+STATES = {
+    JobStatus.PENDING: "PENDING",
+    JobStatus.RUNNING: "RUNNING",
+    JobStatus.SUCCEEDED: "SUCCEEDED",
+    JobStatus.FAILED: "FAILED",
+    JobStatus.STOPPED: "STOPPED",
+}
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What will be sent: a pure value, the same in `render` and in `submit`."""
+
+    address: str
+    submission_id: str
+    entrypoint: str
+    files: Mapping[str, Any]
+    code: str | None
+    environment: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `render` shows it; values of secrets are never in it."""
+        return {
+            "address": self.address,
+            "submission_id": self.submission_id,
+            "entrypoint": self.entrypoint,
+            "runtime_env": {"working_dir": dict(self.files), "env_vars": dict(self.environment)},
+            "code": self.code,
+            "metadata": dict(self.metadata),
+        }
+
+
+def render(job: Job, cluster: AddressCluster, run_id: str | None) -> Request:
+    """The request for a job: the resolved job file and the code beside it, nothing else.
+
+    The entrypoint is a fixed list of words, so that no value of a job reaches a shell.
+
+    Raises:
+        UserError: the id is not fit for a name.
+    """
+    run_id = run_id or new_run_id()
+    if not ID_PATTERN.match(run_id):
+        raise UserError(
+            Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
+        )
+    spec = job.spec
+    value = dict(job.value)
+    code = None
+    if spec.code is not None:
+        code = spec.code.path
+        value["code"] = {"path": CODE_FOLDER}
+    words = ["python", "-m", "heliostat", "run", JOB_FILE, "--id", run_id]
+    if spec.secrets:
+        raise UserError(
+            Problem("secrets", "Ray Jobs shows environment variables in clear", "use a Kubernetes cluster")
+        )
+    return Request(
+        address=cluster.address,
+        submission_id=submission_id(spec.name, run_id),
+        entrypoint=shlex.join(words),
+        files={JOB_FILE: value},
+        code=code,
+        environment={"RAY_JOB_STOP_WAIT_TIME_S": "60"},
+        metadata={"heliostat.name": spec.name, "heliostat.run": run_id} | dict(spec.labels),
+    )
+
+
+def submission_id(name: str, run_id: str) -> str:
+    """The id at Ray Jobs: the same run is the same job, so that it is never sent twice."""
+    return f"{name}-{run_id}"
+
+
+def submit(request: Request, cluster: AddressCluster) -> bool:
+    """Send a request; False if the cluster already has this very run.
+
+    Raises:
+        LaunchError: the cluster cannot be reached or refuses.
+    """
+    client = connect(cluster)
+    if _info(client, request.submission_id) is not None:
+        return False
+    with _working_dir(request) as folder, _plain_errors(cluster):
+        client.submit_job(
+            entrypoint=request.entrypoint,
+            submission_id=request.submission_id,
+            runtime_env={"working_dir": folder, "env_vars": dict(request.environment)},
+            metadata=dict(request.metadata),
+        )
+    return True
+
+
+def status(cluster: AddressCluster, submission: str) -> tuple[str, str]:
+    """(state, message) of a job; UNKNOWN if the cluster does not know it."""
+    info = _info(connect(cluster), submission)
+    if info is None:
+        return "UNKNOWN", f"the cluster at {cluster.address} knows no such job"
+    return STATES.get(info.status, "UNKNOWN"), info.message or ""
+
+
+def log_lines(cluster: AddressCluster, submission: str, follow: bool) -> Iterator[str]:
+    """The job's output, each line once; with `follow`, until it ends."""
+    client = connect(cluster)
+    seen = 0
+    while True:
+        info = _info(client, submission)
+        with _plain_errors(cluster):
+            text = client.get_job_logs(submission)
+        ended = info is None or info.status.is_terminal()
+        end = len(text) if ended else text.rfind("\n") + 1
+        yield from text[seen:end].splitlines()
+        seen = max(seen, end)
+        if ended or not follow:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def stop(cluster: AddressCluster, submission: str) -> bool:
+    """Ask a job to stop: Ray sends SIGTERM, and the run commits a checkpoint first."""
+    with _plain_errors(cluster):
+        return bool(connect(cluster).stop_job(submission))
+
+
+def connect(cluster: AddressCluster) -> JobSubmissionClient:
+    """A client with the cluster's token in its header.
+
+    Raises:
+        LaunchError: the cluster cannot be reached, or refuses the token.
+    """
+    token = _token(cluster)
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    with _plain_errors(cluster):
+        return JobSubmissionClient(cluster.address, headers=headers)
+
+
+def _token(cluster: AddressCluster) -> str | None:
+    if cluster.token_env is not None:
+        token = os.environ.get(cluster.token_env)
+        if not token:
+            raise LaunchError(f"the variable {cluster.token_env}, named by the site file, is not set")
+        return token
+    if cluster.token_file is not None:
+        try:
+            return Path(cluster.token_file).expanduser().read_text().strip()
+        except OSError as error:
+            raise LaunchError(f"the token file {cluster.token_file}: {error.strerror}") from error
+    return None  # Ray's client finds RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray by itself
+
+
+def _info(client: JobSubmissionClient, submission: str) -> Any:
+    try:
+        return client.get_job_info(submission)
+    except RuntimeError as error:
+        if "404" in str(error):
+            return None
+        raise LaunchError(str(error).splitlines()[0]) from error
+
+
+@contextmanager
+def _plain_errors(cluster: AddressCluster) -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as error:
+        raise LaunchError(f"no Ray cluster answers at {cluster.address}") from error
+    except RuntimeError as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        if "401" in first or "403" in first or "nauthoriz" in str(error):
+            first = "it refuses our token; set `token_env` or `token_file` in the site file"
+        raise LaunchError(f"the cluster at {cluster.address}: {first}") from error
+
+
+@contextmanager
+def _working_dir(request: Request) -> Iterator[str]:
+    """A folder with the job file and the code, small enough for Ray."""
+    folder = Path(tempfile.mkdtemp(prefix="heliostat-submit-"))
+    try:
+        for name, value in request.files.items():
+            (folder / name).write_text(json.dumps(value, indent=1))
+        if request.code is not None:
+            copy_code(Path(request.code), folder / CODE_FOLDER)
+        total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if total > MAX_PACKAGE_BYTES:
+            raise UserError(
+                Problem("code.path", f"the package is {total:,} bytes; Ray takes {MAX_PACKAGE_BYTES:,}")
+            )
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

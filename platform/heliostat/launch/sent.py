@@ -1,0 +1,53 @@
+"""Where runs were sent from this machine: so that `status`, `logs` and `stop` find them again
+by name alone. A convenience: the cluster and the storage hold the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from heliostat.errors import ArtifactError
+from heliostat.storage.files import read_json, write_json
+from heliostat.storage.runs import Storage
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A submission: the run, the cluster it went to, and its id there."""
+
+    name: str
+    run_id: str
+    cluster: str
+    submission_id: str
+
+    @property
+    def reference(self) -> str:
+        """NAME/ID."""
+        return f"{self.name}/{self.run_id}"
+
+
+def remember(storage: Storage, sent: Sent) -> None:
+    """Keep a submission under the storage."""
+    write_json(_folder(storage) / f"{sent.submission_id}.json", asdict(sent))
+
+
+def all_sent(storage: Storage) -> Iterator[Sent]:
+    """Every submission remembered, oldest first."""
+    paths = sorted(_folder(storage).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in paths:
+        try:
+            value = read_json(path)
+        except ArtifactError:
+            continue
+        yield Sent(value["name"], value["run_id"], value["cluster"], value["submission_id"])
+
+
+def find_sent(storage: Storage, reference: str) -> Sent | None:
+    """The submission called NAME/ID, or the latest called NAME."""
+    found = [s for s in all_sent(storage) if reference in (s.name, s.reference)]
+    return found[-1] if found else None
+
+
+def _folder(storage: Storage) -> Path:
+    return storage.root / "sent"

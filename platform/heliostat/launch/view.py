@@ -1,0 +1,116 @@
+"""What is known of a run from here: its cluster first, its storage when the cluster is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from heliostat.errors import LaunchError, StoppedError, UserError
+from heliostat.launch import ray_job
+from heliostat.launch.sent import Sent, all_sent, find_sent
+from heliostat.launch.target import find_cluster
+from heliostat.report.follow import new_lines, result_of
+from heliostat.report.result import Result
+from heliostat.spec.site import AddressCluster, SiteSpec
+from heliostat.storage.files import write_json
+from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED", "INTERRUPTED")
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run by name: its folder if storage has one, its submission if it was sent from here."""
+
+    reference: str
+    folder: RunFolder | None
+    sent: Sent | None
+    site: SiteSpec
+
+    @property
+    def cluster(self) -> AddressCluster | None:
+        """The cluster it was sent to, if the site file still names it."""
+        if self.sent is None:
+            return None
+        try:
+            return find_cluster(self.site, self.sent.cluster)
+        except UserError:
+            return None
+
+    def state(self) -> dict[str, Any]:
+        """Its state: storage where the run has written one, else what its cluster says."""
+        if self.folder is not None:
+            return self.folder.read_state() | {"run": self.reference}
+        cluster, sent = self.cluster, self.sent
+        if cluster is None or sent is None:
+            return {"run": self.reference, "status": "UNKNOWN", "error": "no cluster and no folder"}
+        try:
+            status, message = ray_job.status(cluster, sent.submission_id)
+        except LaunchError as error:
+            return {"run": self.reference, "status": "UNKNOWN", "error": str(error)}
+        # A job that Ray calls succeeded, but that left no result here, did not succeed for us.
+        if status == "SUCCEEDED":
+            status, message = "UNKNOWN", "the job ended, but its folder is not in this storage"
+        return {"run": self.reference, "status": status, "error": message or None}
+
+    def lines(self, follow: bool) -> Iterator[str]:
+        """What the run said, each line once; with `follow`, until it ends."""
+        if self.folder is not None:
+            folder = self.folder
+            yield from new_lines(
+                folder, lambda: follow and folder.read_state()["status"] in RUNNING_STATES
+            )
+        elif self.cluster is not None and self.sent is not None:
+            yield from ray_job.log_lines(self.cluster, self.sent.submission_id, follow)
+
+    def result(self) -> Result:
+        """Its result, or the error that its end stands for."""
+        state = self.state()
+        if self.folder is None:
+            raise result_error(self.reference, state)
+        return result_of(self.folder, state)
+
+    def stop(self) -> str:
+        """Ask it to stop; a sentence about what that did."""
+        state = self.state()
+        if state["status"] in ENDED:
+            return f"{self.reference} has ended already: {state['status']}"
+        if self.folder is not None:
+            write_json(self.folder.stop_request, {"why": "heliostat stop"})
+            return f"{self.reference} will commit a checkpoint and stop"
+        if self.cluster is not None and self.sent is not None:
+            stopped = ray_job.stop(self.cluster, self.sent.submission_id)
+            what = "had not begun; it is withdrawn" if stopped else "could not be stopped"
+            return f"{self.reference} {what}"
+        raise LaunchError(f"{self.reference}: neither its cluster nor its folder can be reached")
+
+
+def find_run(storage: Storage, site: SiteSpec, reference: str) -> RunView:
+    """The run called NAME, NAME/ID or by its folder.
+
+    Raises:
+        UserError: neither the storage nor this machine's submissions know it.
+    """
+    sent = find_sent(storage, reference)
+    try:
+        folder = storage.find(sent.reference if sent else reference)
+    except UserError:
+        if sent is None:
+            raise
+        return RunView(sent.reference, None, sent, site)
+    return RunView(folder.reference, folder, sent, site)
+
+
+def all_runs(storage: Storage, site: SiteSpec) -> list[RunView]:
+    """Every run of the storage, then those that were sent and have not written anything yet."""
+    sent = {item.reference: item for item in all_sent(storage)}
+    views = [RunView(f.reference, f, sent.pop(f.reference, None), site) for f in storage.runs()]
+    return views + [RunView(reference, None, item, site) for reference, item in sent.items()]
+
+
+def result_error(reference: str, state: dict[str, Any]) -> Exception:
+    """The error for a run that has no folder here."""
+    if state["status"] == "STOPPED":
+        return StoppedError(f"{reference} was stopped before it began")
+    return LaunchError(f"{reference} is {state['status']}: {state.get('error')}")

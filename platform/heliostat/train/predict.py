@@ -1,0 +1,188 @@
+"""Batch inference and evaluation with Ray Data, from `model/` alone.
+
+Each task reads row groups of the source, encodes them with the model's own transforms, scores
+them and writes one Parquet file: the source's columns, and the predictions beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heliostat.catalog.catalog import Catalog, read_catalog
+from heliostat.data.pack import as_text, pack_table, unpack
+from heliostat.data.prepare import read_group
+from heliostat.data.units import Unit, run_units, units_of
+from heliostat.errors import DataError, Problem
+from heliostat.spec.metrics import metrics_of
+from heliostat.storage.files import publish_folder, stage_folder
+from heliostat.train.artifact import TrainedModel, load_model
+from heliostat.train.metrics import compute_metrics, predicted_classes
+
+PREDICTION = "prediction"
+
+
+def predict(
+    model: Path, source: str | Sequence[str], target: Path, num_tasks: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, int]:  # fmt: skip
+    """Write predictions for every row of `source` into the new folder `target`.
+
+    Returns the number of rows, and of those without a prediction because the model's job
+    drops rows like them.
+
+    Raises:
+        DataError: a column is missing, a page is damaged, or `target` exists.
+    """
+    if target.exists():
+        raise DataError(Problem("--out", f"`{target}` exists", "name a new folder"))
+    catalog = _checked_catalog(model, source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = stage_folder(target.parent)
+    work = partial(_predict_unit, model=str(model.resolve()), folder=str(stage))
+    rows = missing = 0
+    for result in run_units(units_of(catalog), work, num_tasks):
+        rows, missing = rows + result["rows"], missing + result["missing"]
+        progress(rows, catalog.num_rows)
+    if not publish_folder(stage, target):
+        raise DataError(Problem("--out", f"`{target}` appeared while predicting"))
+    return {"rows": rows, "without_prediction": missing}
+
+
+def evaluate(
+    model: Path, source: str | Sequence[str], num_tasks: int, progress: Callable[[int, int], None]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """All metrics of the task on `source`, exact over all its rows, and how many rows counted.
+
+    Raises:
+        DataError: a column is missing, a page is damaged, or a class is new to the model.
+    """
+    trained = load_model(model)
+    catalog = _checked_catalog(model, source, trained.encoder.target.name)
+    work = partial(_score_unit, model=str(model.resolve()))
+    parts: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
+    done = 0
+    for result in run_units(units_of(catalog), work, num_tasks):
+        scores = np.array(result["scores"], np.float64)
+        parts[result["index"]] = (np.array(result["target"], np.float64), scores)
+        done += result["rows"]
+        progress(done, catalog.num_rows)
+    ordered = [parts[index] for index in sorted(parts)]
+    target = np.concatenate([part[0] for part in ordered])
+    scores = np.concatenate([part[1] for part in ordered])
+    usable = ~np.isnan(target) & ~np.isnan(scores.reshape(len(scores), -1)).any(1)
+    if not usable.any():
+        raise DataError(Problem("--data", "no row has both a target and a prediction"))
+    names = metrics_of(trained.task)
+    metrics = compute_metrics(trained.task, names, target[usable], scores[usable])
+    return metrics, {"rows": len(target), "evaluated": int(usable.sum())}
+
+
+def _checked_catalog(
+    model: Path, source: str | Sequence[str], target: str | None = None
+) -> Catalog:
+    catalog = read_catalog(source)
+    trained = load_model(model)
+    problems = []
+    for column in trained.inputs:
+        found = catalog.columns.get(column.name)
+        if found is None:
+            problems.append(Problem(catalog.source, f"has no column `{column.name}`, an input of the model"))
+        elif column.kind == "number" and found.kind not in ("number", "boolean"):
+            problems.append(
+                Problem(catalog.source, f"column `{column.name}` is {found.type}; the model needs numbers")
+            )
+    if target is not None and target not in catalog.columns:
+        problems.append(Problem(catalog.source, f"has no column `{target}`, the target"))
+    if problems:
+        raise DataError(problems)
+    return catalog
+
+
+@lru_cache(maxsize=1)
+def _model(folder: str) -> TrainedModel:
+    """The model, loaded once a process."""
+    return load_model(Path(folder))
+
+
+def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
+    trained = _model(model)
+    table = pa.concat_tables([read_group(group, None) for group in unit.groups])
+    scores = _scores(trained, table)
+    for name, values in predictions(trained, scores).items():
+        table = table.append_column(name, values)
+    path = Path(folder) / f"part-{unit.index:05d}.parquet"
+    temporary = path.with_suffix(".part")
+    pq.write_table(table, temporary)
+    temporary.rename(path)
+    missing = np.isnan(scores.reshape(len(scores), -1)).any(1)
+    return {"rows": table.num_rows, "missing": int(missing.sum())}
+
+
+def _score_unit(unit: Unit, model: str) -> dict[str, Any]:
+    trained = _model(model)
+    target = trained.encoder.target
+    names = sorted({column.name for column in trained.inputs} | {target.name})
+    table = pa.concat_tables([read_group(group, names) for group in unit.groups])
+    truth = _truth(trained, table[target.name], unit)
+    return {
+        "rows": table.num_rows,
+        "target": truth.tolist(),
+        "scores": _scores(trained, table).tolist(),
+    }
+
+
+def _scores(trained: TrainedModel, table: pa.Table) -> npt.NDArray[np.float64]:
+    batch, _ = pack_table(table, trained.packed_columns)
+    return trained.scores(unpack(batch))
+
+
+def _truth(trained: TrainedModel, column: pa.ChunkedArray, unit: Unit) -> npt.NDArray[np.float64]:
+    """The target as numbers or class codes; NaN where it is missing."""
+    classes = trained.encoder.target.classes
+    if not classes:
+        return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+    index: Mapping[str | None, float] = {name: float(i) for i, name in enumerate(classes)}
+    codes = []
+    for value in as_text(column).to_pylist():
+        if value is not None and value not in index:
+            place = unit.groups[0].location
+            raise DataError(Problem(place, f"holds class `{value}`, which the model was not trained on"))
+        codes.append(float("nan") if value is None else index[value])
+    return np.array(codes, np.float64)
+
+
+def predictions(trained: TrainedModel, scores: npt.NDArray[np.float64]) -> dict[str, pa.Array]:
+    """The columns that `predict` adds: `prediction` in the target's own type, and for classes
+    their probabilities. Null where the model makes no prediction."""
+    missing = np.isnan(scores.reshape(len(scores), -1)).any(1)
+    target = trained.encoder.target
+    if not target.classes:
+        return {PREDICTION: pa.array(scores, mask=missing)}
+    names = pa.array(list(target.classes))
+    codes = pa.array(predicted_classes(np.nan_to_num(scores)), mask=missing)
+    columns = {PREDICTION: names.take(codes).cast(_arrow_type(target.source_type))}
+    if scores.ndim == 1:
+        columns["probability"] = pa.array(scores, mask=missing)
+    else:
+        for i, name in enumerate(target.classes):
+            columns[f"probability_{name}"] = pa.array(scores[:, i], mask=missing)
+    return columns
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    """The Arrow type of a class column; text where it has no simple name."""
+    simple = {"bool": pa.bool_(), "string": pa.string(), "large_string": pa.large_string()}
+    if name in simple:
+        return simple[name]
+    try:
+        return pa.type_for_alias(name)
+    except ValueError:
+        return pa.string()

@@ -1,6 +1,6 @@
 """Write scikit-learn's handwritten digits as Parquet, for jobs/digits.yaml.
 
-    python jobs/digits.py [FILE]
+python jobs/digits.py [FILE]
 """
 
 from __future__ import annotations
@@ -23,5 +23,9 @@ def write_digits(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "data" / "digits.parquet"
+    target = (
+        Path(sys.argv[1])
+        if len(sys.argv) > 1
+        else Path(__file__).parent / "data" / "digits.parquet"
+    )
     print(f"{write_digits(target):,} digits in {target}")

@@ -28,7 +28,11 @@ def code_files(folder: Path) -> list[Path]:
     total = sum(path.stat().st_size for path in files)
     if total > MAX_BYTES:
         raise UserError(
-            Problem("code.path", f"`{folder}` holds {total:,} bytes of Python", "name its package's folder")
+            Problem(
+                "code.path",
+                f"`{folder}` holds {total:,} bytes of Python",
+                "name its package's folder",
+            )
         )
     return files
 

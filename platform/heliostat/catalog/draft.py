@@ -111,4 +111,6 @@ def _job_name(source: str) -> str:
 def _quoted(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_][\w-]*", name)
     plain_word = name.lower() not in ("null", "true", "false", "y", "n", "yes", "no", "on", "off")
-    return name if plain and plain_word else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return (
+        name if plain and plain_word else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    )

@@ -64,7 +64,11 @@ def kind_of(type_: pa.DataType) -> ColumnKind:
         return "boolean"
     if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
         return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+    if (
+        pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_string_view(type_)
+    ):
         return "category"
     if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
         return "time"
@@ -80,7 +84,9 @@ def _raw_footer(file: BinaryIO, location: str) -> bytes:
     if size < 12 or tail[-4:] != MAGIC:
         file.seek(0)
         cut = file.read(4) == MAGIC
-        what = "is a Parquet file cut short: its footer is missing" if cut else "is not a Parquet file"
+        what = (
+            "is a Parquet file cut short: its footer is missing" if cut else "is not a Parquet file"
+        )
         raise DataError(Problem(location, what))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > size - 4:

@@ -17,9 +17,7 @@ from heliostat.storage.files import finite
 @click.option("--address", help="A Ray cluster; default RAY_ADDRESS, else an embedded one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the value as JSON.")
 @storage_option
-def command(
-    run: str, source: str, address: str | None, as_json: bool, storage: str | None
-) -> None:
+def command(run: str, source: str, address: str | None, as_json: bool, storage: str | None) -> None:
     """Score a run's model on a source that has the target, by Ray Data."""
     model = model_folder(open_storage(storage), run)
     from heliostat.run.cluster import connected

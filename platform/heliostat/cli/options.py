@@ -19,7 +19,9 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """JOB..., --set and --json."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print the value as JSON.")(function)
+    function = click.option("--json", "as_json", is_flag=True, help="Print the value as JSON.")(
+        function
+    )
     function = click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key: train.epochs=3."
     )(function)

@@ -53,7 +53,9 @@ def command(
         for verb in ("status", "logs -f", "stop"):
             print(f"  heliostat {verb} {sent.reference}{place}", file=sys.stderr)
         if not is_new:
-            print(f"note: {sent.reference} was there already; nothing new was sent", file=sys.stderr)
+            print(
+                f"note: {sent.reference} was there already; nothing new was sent", file=sys.stderr
+            )
     if wait:
         from heliostat.cli.logs import show_logs
 

@@ -148,13 +148,17 @@ def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> Categ
     return CategoryTransform(column.name, vocabulary, vocabulary.index(filling) + FIRST_VALUE)
 
 
-def _fit_target(prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows) -> TargetTransform:
+def _fit_target(
+    prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows
+) -> TargetTransform:
     name = columns.target.name
     if spec.data.task == "regression":
         moments = moments_of(prepared.exact(name)[train])
         if spec.model.family != "network":
             return TargetTransform(name, (), 0.0, 1.0, columns.target_type)
-        return TargetTransform(name, (), moments.mean, moments.deviation or 1.0, columns.target_type)
+        return TargetTransform(
+            name, (), moments.mean, moments.deviation or 1.0, columns.target_type
+        )
     codes, values = prepared.codes(name)
     present = np.bincount(codes[train], minlength=len(values))
     classes = tuple(value for value, count in zip(values, present, strict=True) if count)

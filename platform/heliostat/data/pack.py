@@ -43,7 +43,9 @@ class Packed:
     times: Mapping[str, npt.NDArray[np.int64]]
 
 
-def pack_table(table: pa.Table, columns: Sequence[PackedColumn]) -> tuple[pa.RecordBatch, dict[str, int]]:
+def pack_table(
+    table: pa.Table, columns: Sequence[PackedColumn]
+) -> tuple[pa.RecordBatch, dict[str, int]]:
     """`table` as one packed record batch, and how many infinite numbers became missing."""
     names = [column.name for column in columns if column.form == "number"]
     matrix = np.empty((table.num_rows, len(names)), np.float32)

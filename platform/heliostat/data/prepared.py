@@ -30,7 +30,8 @@ class Segment:
 @dataclass(frozen=True)
 class Prepared:
     """Rows are numbered through all shards in catalog order; `offsets[i]` is the first row of
-    shard i, and `offsets[-1]` the number of rows."""
+    shard i, and `offsets[-1]` the number of rows.
+    """
 
     folder: Path
     digest: str
@@ -96,7 +97,8 @@ class Prepared:
 @lru_cache(maxsize=4)
 def _open(folder: Path) -> Prepared:
     manifest = read_json(folder / MANIFEST)
-    shards, segments, infinite = [], [], {}
+    shards, segments = [], []
+    infinite: dict[str, int] = {}
     for entry in manifest["shards"]:
         shards.append(_map_shard(folder / entry["file"], entry["rows"]))
         segments.append(tuple(Segment(*segment) for segment in entry["segments"]))

@@ -121,7 +121,10 @@ class EpochBatches:
         """Read several batches in one gather; each is then a view of it."""
         begin = first * self.batch_size
         positions = order.positions(begin, min(stop * self.batch_size, order.num_rows))
-        sizes = [len(positions[i : i + self.batch_size]) for i in range(0, len(positions), self.batch_size)]
+        sizes = [
+            len(positions[i : i + self.batch_size])
+            for i in range(0, len(positions), self.batch_size)
+        ]
         slices = [rank_slice(size, self.rank, self.world_size) for size in sizes]
         mine = np.concatenate(
             [

@@ -143,7 +143,8 @@ def _time_of(prepared: Prepared, columns: Columns) -> npt.NDArray[Any]:
 
 def _by_time(times: npt.NDArray[Any], split: TimeSplit) -> npt.NDArray[Any]:
     """The latest times to test, those before to validation; equal times stay together, and a
-    gap before each boundary belongs to no side."""
+    gap before each boundary belongs to no side.
+    """
     sides = np.full(len(times), TRAIN, np.int8)
     ordered = np.sort(times)
     test_start = _start_of(ordered, split.test, len(times))
@@ -158,7 +159,8 @@ def _by_time(times: npt.NDArray[Any], split: TimeSplit) -> npt.NDArray[Any]:
 
 def _start_of(ordered: npt.NDArray[Any], share: float | str, num_rows: int) -> Any:
     """The first time of a side at the end of `ordered`: the boundary between different times
-    nearest to the share asked for."""
+    nearest to the share asked for.
+    """
     if len(ordered) == 0:
         return np.inf
     if isinstance(share, str):

@@ -80,7 +80,11 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None) -> Request:
     words = ["python", "-m", "heliostat", "run", JOB_FILE, "--id", run_id]
     if spec.secrets:
         raise UserError(
-            Problem("secrets", "Ray Jobs shows environment variables in clear", "use a Kubernetes cluster")
+            Problem(
+                "secrets",
+                "Ray Jobs shows environment variables in clear",
+                "use a Kubernetes cluster",
+            )
         )
     return Request(
         address=cluster.address,
@@ -164,7 +168,9 @@ def _token(cluster: AddressCluster) -> str | None:
     if cluster.token_env is not None:
         token = os.environ.get(cluster.token_env)
         if not token:
-            raise LaunchError(f"the variable {cluster.token_env}, named by the site file, is not set")
+            raise LaunchError(
+                f"the variable {cluster.token_env}, named by the site file, is not set"
+            )
         return token
     if cluster.token_file is not None:
         try:
@@ -208,7 +214,9 @@ def _working_dir(request: Request) -> Iterator[str]:
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if total > MAX_PACKAGE_BYTES:
             raise UserError(
-                Problem("code.path", f"the package is {total:,} bytes; Ray takes {MAX_PACKAGE_BYTES:,}")
+                Problem(
+                    "code.path", f"the package is {total:,} bytes; Ray takes {MAX_PACKAGE_BYTES:,}"
+                )
             )
         yield str(folder)
     finally:

@@ -1,5 +1,6 @@
 """Where runs were sent from this machine: so that `status`, `logs` and `stop` find them again
-by name alone. A convenience: the cluster and the storage hold the truth."""
+by name alone. A convenience: the cluster and the storage hold the truth.
+"""
 
 from __future__ import annotations
 

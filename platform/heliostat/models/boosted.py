@@ -38,7 +38,8 @@ def parameters(spec: XGBoostModel, shape: Shape, base_score: float, threads: int
 
 def base_score(task: str, targets: npt.NDArray[Any]) -> float:
     """The prediction before the first tree, from all training rows: fixed, so that it cannot
-    depend on how they are shared among workers."""
+    depend on how they are shared among workers.
+    """
     if task == "multiclass":
         return 0.5
     mean = float(np.mean(targets, dtype=np.float64))
@@ -61,7 +62,8 @@ def feature_types(shape: Shape) -> list[str]:
 
 def reference_rows(sample: npt.NDArray[np.float32], shape: Shape) -> npt.NDArray[np.float32]:
     """`sample` and rows that name every category code: bins are cut from this matrix, and a
-    code it lacks would be out of range."""
+    code it lacks would be out of range.
+    """
     most = max((c - FIRST_VALUE for c in shape.cardinalities), default=0)
     rows = np.full((most, sample.shape[1]), np.nan, np.float32)
     for i, cardinality in enumerate(shape.cardinalities, shape.num_numbers):

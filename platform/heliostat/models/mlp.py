@@ -18,7 +18,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tan
 
 class CategoryEmbeddings(nn.Module):
     """One embedding a category, side by side. Code 0, values never seen in training, is the
-    zero vector and stays it."""
+    zero vector and stays it.
+    """
 
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class CategoryEmbeddings(nn.Module):
 
 def embedding_width(cardinality: int) -> int:
     """1.6 x cardinality^0.56, at most 50 (fastai's rule for tabular data)."""
-    return min(50, math.ceil(1.6 * cardinality**0.56))
+    return min(50, math.ceil(1.6 * float(cardinality) ** 0.56))
 
 
 class Mlp(nn.Module):

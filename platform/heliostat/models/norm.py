@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 class GlobalBatchNorm(nn.Module):
     """Normalises each feature by mean and variance over all ranks' rows (Ioffe and Szegedy,
-    2015). Costs one all-reduce of 2 x width + 1 numbers forward and one backward."""
+    2015). Costs one all-reduce of 2 x width + 1 numbers forward and one backward.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -48,7 +49,7 @@ class GlobalBatchNorm(nn.Module):
 def _sum_over_ranks(x: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return x
-    result: Tensor = _AllReduceSum.apply(x)
+    result: Tensor = _AllReduceSum.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 

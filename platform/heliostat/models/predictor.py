@@ -15,7 +15,8 @@ Scores = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Shape:
     """What a model is built for: how many numbers, the number of codes of each category, and
-    how many outputs (1 for regression and two classes, else one a class)."""
+    how many outputs (1 for regression and two classes, else one a class).
+    """
 
     num_numbers: int
     cardinalities: tuple[int, ...]
@@ -28,7 +29,8 @@ class Predictor(Protocol):
 
     def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
         """[rows] numbers for a regression, [rows] probabilities of the positive class, or
-        [rows, classes] probabilities."""
+        [rows, classes] probabilities.
+        """
 
     def save(self, folder: Path) -> str:
         """Write the model into `folder`; return the file's name."""

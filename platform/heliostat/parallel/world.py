@@ -113,7 +113,8 @@ class BoostedWorld:
 
 def gather(world: World, part: Array, start: int, total: int) -> Array:
     """All ranks' parts in one array of `total` rows: each rank adds its own to zeros, which is
-    exact, so that metrics are computed from the same bits on any number of ranks."""
+    exact, so that metrics are computed from the same bits on any number of ranks.
+    """
     if world.size == 1:
         return part
     whole = np.zeros((total, *part.shape[1:]), np.float64)

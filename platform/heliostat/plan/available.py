@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from heliostat.errors import Problem
-from heliostat.spec.data import AudioFeature, CategoryFeature, CustomFeature, ImageFeature, TextFeature
+from heliostat.spec.data import (
+    AudioFeature,
+    CategoryFeature,
+    CustomFeature,
+    ImageFeature,
+    TextFeature,
+)
 from heliostat.spec.load import Job
 from heliostat.spec.scale import ElasticWorkers, ParallelSpec
 

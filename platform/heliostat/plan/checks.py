@@ -27,9 +27,11 @@ def _task(job: Job) -> Iterator[Problem]:
         yield job.problem(
             "data.split.method", "stratified needs classes, not a regression", "write `random`"
         )
-    if isinstance(spec.model, XGBoostModel) and spec.model.scale_pos_weight != 1:
-        if spec.data.task != "binary":
-            yield job.problem("model.scale_pos_weight", f"task `{spec.data.task}` has no positive class")
+    weighs = isinstance(spec.model, XGBoostModel) and spec.model.scale_pos_weight != 1
+    if weighs and spec.data.task != "binary":
+        yield job.problem(
+            "model.scale_pos_weight", f"task `{spec.data.task}` has no positive class"
+        )
     losses = {
         "regression": ("auto", "mse", "mae", "huber", "quantile", "poisson"),
         "binary": ("auto", "binary_cross_entropy", "focal"),
@@ -53,7 +55,9 @@ def _metrics(job: Job) -> Iterator[Problem]:
         wanted.append(("objective", spec.objective.metric))
     for key, name in wanted:
         if name not in possible:
-            what = f"means nothing for task `{spec.data.task}`" if name in METRICS else "is not known"
+            what = (
+                f"means nothing for task `{spec.data.task}`" if name in METRICS else "is not known"
+            )
             yield job.problem(key, f"metric `{name}` {what}", f"one of: {', '.join(possible)}")
 
 
@@ -127,7 +131,9 @@ def _validation(job: Job) -> Iterator[Problem]:
     if not isinstance(split, (FractionSplit, TimeSplit)) or split.validation != 0:
         return
     if job.spec.train.early_stopping is not None:
-        yield job.problem("train.early_stopping", "needs validation rows, and `data.split` keeps none")
+        yield job.problem(
+            "train.early_stopping", "needs validation rows, and `data.split` keeps none"
+        )
     if job.spec.tune is not None:
         yield job.problem("tune", "compares trials on validation rows, and `data.split` keeps none")
 

@@ -41,7 +41,8 @@ class InputColumn:
 @dataclass(frozen=True, order=True)
 class PackedColumn:
     """A source column in a prepared copy. `number` is float32, `exact` float64, `category`
-    a dictionary code, `time` a 64-bit count of the column's own unit."""
+    a dictionary code, `time` a 64-bit count of the column's own unit.
+    """
 
     name: str
     form: Form
@@ -182,7 +183,9 @@ class _Resolver:
             elif column.kind == "category":
                 feature = CategoryFeature(type="category")
             else:
-                what = "is not available yet as a feature" if column.kind != "nested" else "is nested"
+                what = (
+                    "is not available yet as a feature" if column.kind != "nested" else "is nested"
+                )
                 self.complain(
                     key,
                     f"column `{column.name}` ({column.type}) {what}",
@@ -197,13 +200,17 @@ class _Resolver:
             return None
         return self._resolved(column.name, feature)
 
-    def _resolved(self, name: str, feature: Any) -> InputColumn | None:
+    def _resolved(self, name: str, feature: NumberFeature | CategoryFeature) -> InputColumn | None:
         model = self.job.spec.model
-        missing, constant = feature.missing, None
-        if isinstance(missing, (ConstantNumber, ConstantCategory)):
-            missing, constant = "constant", missing.constant
+        constant: float | str | None = None
+        if isinstance(feature.missing, (ConstantNumber, ConstantCategory)):
+            missing, constant = "constant", feature.missing.constant
+        else:
+            missing = feature.missing
         if isinstance(feature, CategoryFeature):
-            return InputColumn(name, "category", "own" if missing == "auto" else missing, "none", constant)
+            return InputColumn(
+                name, "category", "own" if missing == "auto" else missing, "none", constant
+            )
         if missing == "auto":
             missing = "keep" if model.keeps_missing else "mean"
         if missing == "keep" and not model.keeps_missing:

@@ -13,7 +13,8 @@ SIDES = ("train", "validation", "test")
 @dataclass(frozen=True)
 class SplitCounts:
     """Rows a side; `exact` is false where cleaning or values decide, and then these are the
-    numbers for a source of which no row is dropped."""
+    numbers for a source of which no row is dropped.
+    """
 
     train: int
     validation: int

@@ -142,9 +142,7 @@ def _may_drop_rows(job: Job, columns: Columns) -> bool:
     return clean.duplicates == "drop" or clean.missing_target == "drop" or drops_inputs
 
 
-def _count_problems(
-    job: Job, catalog: Catalog, counts: SplitCounts | None
-) -> Iterator[Problem]:
+def _count_problems(job: Job, catalog: Catalog, counts: SplitCounts | None) -> Iterator[Problem]:
     if catalog.num_rows == 0:
         yield job.problem("data.source", "holds no row")
     elif counts is not None:
@@ -161,7 +159,9 @@ def _check_memory(job: Job, need: MemoryNeed) -> None:
     given = job.spec.scale.resources.memory
     limit = given if given is not None else machine_memory_bytes()
     if limit is not None and need.num_bytes > limit * (1 if given else MEMORY_SHARE):
-        where = "`scale.resources.memory`" if given else f"{MEMORY_SHARE:.0%} of this machine's memory"
+        where = (
+            "`scale.resources.memory`" if given else f"{MEMORY_SHARE:.0%} of this machine's memory"
+        )
         kind = job.spec.model.kind
         remedy = (
             "raise it, or take a model that reads batches: xgboost or mlp"

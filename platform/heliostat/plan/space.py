@@ -74,7 +74,11 @@ def draw(dimension: tuple[Any, ...] | Range, u: float) -> Any:
     if dimension.whole:
         # Half a unit on both sides gives the bounds the same chance as the numbers between.
         a, b = low - 0.5, high + 0.5
-        value = math.exp(math.log(a) + u * (math.log(b) - math.log(a))) if dimension.log else a + u * (b - a)
+        value = (
+            math.exp(math.log(a) + u * (math.log(b) - math.log(a)))
+            if dimension.log
+            else a + u * (b - a)
+        )
         return min(max(round(value), int(low)), int(high))
     if dimension.log:
         return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))

@@ -17,7 +17,10 @@ def plan_text(plan: Plan) -> str:
 
 def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     spec = plan.job.spec
-    yield "job", f"{spec.name}: {spec.data.task}, target `{spec.data.target}`, model {spec.model.kind}"
+    yield (
+        "job",
+        f"{spec.name}: {spec.data.task}, target `{spec.data.target}`, model {spec.model.kind}",
+    )
     yield "data", _source(plan)
     yield "columns", _columns(plan)
     yield "split", _split(plan)
@@ -36,7 +39,8 @@ def _source(plan: Plan) -> str:
     catalog = plan.catalog
     return (
         f"{len(catalog.files)} files, {len(catalog.row_groups)} row groups, "
-        f"{catalog.num_rows:,} rows, {format_bytes(catalog.num_bytes)}; digest {catalog.digest[:12]}"
+        f"{catalog.num_rows:,} rows, {format_bytes(catalog.num_bytes)}; "
+        f"digest {catalog.digest[:12]}"
     )
 
 
@@ -71,10 +75,14 @@ def _length(plan: Plan) -> Iterator[tuple[str, str]]:
     spec, batches = plan.job.spec, plan.batches
     if batches is None:
         if spec.unit != "fits":
-            yield "length", f"{spec.length} {spec.unit}, validated every {spec.train.validate_every}"
+            yield (
+                "length",
+                f"{spec.length} {spec.unit}, validated every {spec.train.validate_every}",
+            )
         return
-    yield "batch", (
-        f"{batches.global_rows:,} rows = {plan.world.data} data x {batches.rows_per_rank:,} rows"
+    yield (
+        "batch",
+        (f"{batches.global_rows:,} rows = {plan.world.data} data x {batches.rows_per_rank:,} rows"),
     )
     if batches.steps is None or batches.steps_per_epoch is None:
         yield "steps", f"{spec.length} {spec.unit}"

@@ -66,7 +66,9 @@ def _curves(axis: Axes, rows: Sequence[Row], name: str, by_trial: bool) -> None:
 
 def trial_figure(trials: Sequence[Row], objective: Mapping[str, Any]) -> str:
     """Every searched key against the objective; cut trials are hollow."""
-    keys = [key for key in trials[0]["config"] if _is_numeric(trials, key) or _few_values(trials, key)]
+    keys = [
+        key for key in trials[0]["config"] if _is_numeric(trials, key) or _few_values(trials, key)
+    ]
     if not keys:
         return ""
     with mpl.rc_context(STYLE):

@@ -35,7 +35,9 @@ def follow(folder: RunFolder, console: Console) -> Result:
     state = folder.read_state()
     if state["status"] in RUNNING_STATES:
         console.line(f"run       {folder.reference} is running elsewhere; following it")
-        for line in new_lines(folder, lambda: folder.read_state()["status"] in RUNNING_STATES, True):
+        for line in new_lines(
+            folder, lambda: folder.read_state()["status"] in RUNNING_STATES, True
+        ):
             console.line(line)
         state = folder.read_state()
     return result_of(folder, state)
@@ -46,7 +48,9 @@ def result_of(folder: RunFolder, state: dict[str, Any]) -> Result:
     if state["status"] == "SUCCEEDED":
         return Result.load(folder.path)
     error = OUTCOMES.get(state["status"], UnknownOutcomeError)
-    raise error(f"{folder.reference} is {state['status']}: {state.get('error') or 'no reason given'}")
+    raise error(
+        f"{folder.reference} is {state['status']}: {state.get('error') or 'no reason given'}"
+    )
 
 
 def new_lines(

@@ -63,7 +63,9 @@ def _figures(
     figures = []
     if trials:
         figures.append(trial_figure(trials, result.objective))
-        figures.append(curve_figure(_trial_rows(folder), str(result.objective["metric"]), by_trial=True))
+        figures.append(
+            curve_figure(_trial_rows(folder), str(result.objective["metric"]), by_trial=True)
+        )
     elif rows:
         figures.append(curve_figure(rows, str(result.objective["metric"]), by_trial=False))
     try:

@@ -60,7 +60,9 @@ def claim_run(
     lease = Lease.acquire(folder.lease)
     if lease is not None:
         folder.stop_request.unlink(missing_ok=True)
-        write_json(folder.path / IDENTITY, {"identity": identity, "fixed": fixed, "job": _dump(plan)})
+        write_json(
+            folder.path / IDENTITY, {"identity": identity, "fixed": fixed, "job": _dump(plan)}
+        )
     return Claim(folder, lease, identity, digest)
 
 

@@ -22,7 +22,8 @@ PROBE_SECONDS = 60
 @dataclass(frozen=True)
 class Cluster:
     """What trainings may use. An embedded cluster has as many CPUs again for data tasks, so
-    that preparation can overlap with workers that are still starting."""
+    that preparation can overlap with workers that are still starting.
+    """
 
     embedded: bool
     cpus: float
@@ -73,9 +74,15 @@ def require_capacity(cluster: Cluster, workers: int, cpu: float, gpu: float) -> 
     """
     lacking = []
     if workers * cpu > cluster.cpus:
-        lacking.append(f"{workers} workers x {cpu:g} = {workers * cpu:g} CPUs, this cluster has {cluster.cpus:g}")
+        lacking.append(
+            f"{workers} workers x {cpu:g} = {workers * cpu:g} CPUs, "
+            f"this cluster has {cluster.cpus:g}"
+        )
     if workers * gpu > cluster.gpus:
-        lacking.append(f"{workers} workers x {gpu:g} = {workers * gpu:g} GPUs, this cluster has {cluster.gpus:g}")
+        lacking.append(
+            f"{workers} workers x {gpu:g} = {workers * gpu:g} GPUs, "
+            f"this cluster has {cluster.gpus:g}"
+        )
     if lacking:
         raise PlacementError(
             f"the workers cannot be placed: {'; '.join(lacking)}. "
@@ -102,7 +109,9 @@ def check_storage_is_shared(folder: Path) -> None:
             ).remote(str(probe))
             for node in nodes
         }
-        blind = [host for host, ref in answers.items() if ray.get(ref, timeout=PROBE_SECONDS) != secret]
+        blind = [
+            host for host, ref in answers.items() if ray.get(ref, timeout=PROBE_SECONDS) != secret
+        ]
     finally:
         probe.unlink()
     if blind:
@@ -116,7 +125,7 @@ def check_storage_is_shared(folder: Path) -> None:
         )
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
 def _probe(path: str) -> str:
     try:
         return Path(path).read_text()
@@ -159,5 +168,3 @@ def private_token() -> None:
         return
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
-
-

@@ -22,8 +22,8 @@ from heliostat.plan.text import plan_text
 from heliostat.report.console import Console, duration_text, metric_text
 from heliostat.report.follow import follow
 from heliostat.report.result import Result
-from heliostat.run.claim import Claim, claim_run
 from heliostat.run.ahead import import_ahead
+from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
 from heliostat.run.record import RunRecord
 from heliostat.spec.load import Job
@@ -177,7 +177,8 @@ class _Run:
 
     def _start_early(self, cluster: Cluster) -> WorkerGroup | None:
         """Workers take seconds to come up: start them before the data is prepared, unless they
-        would take the CPUs that preparation needs."""
+        would take the CPUs that preparation needs.
+        """
         if self.spec.tune is not None:
             return None
         needed = self.plan.cpus
@@ -196,10 +197,12 @@ class _Run:
         plan = self.plan
         reused = is_prepared(plan, self.storage.prepared)
         with self.clock.phase("prepare"):
-            prepared = prepare(
-                plan, self.storage.prepared, int(cluster.cpus), self._preparing
-            )
-        how = "found prepared" if reused else f"prepared in {duration_text(self.clock.seconds['prepare'])}"
+            prepared = prepare(plan, self.storage.prepared, int(cluster.cpus), self._preparing)
+        how = (
+            "found prepared"
+            if reused
+            else f"prepared in {duration_text(self.clock.seconds['prepare'])}"
+        )
         self.console.line(f"data      {prepared.num_rows:,} rows {how}")
         assignment = Assignment(
             job=self.spec.model_dump(mode="json", by_alias=True),
@@ -242,7 +245,11 @@ class _Run:
             outcome = tune_job(
                 self.plan, assignment, self.storage, self.folder, self.record, cluster, watch
             )
-        best = {"trial": outcome.best.id, "config": dict(outcome.best.config), "score": outcome.best.score}
+        best = {
+            "trial": outcome.best.id,
+            "config": dict(outcome.best.config),
+            "score": outcome.best.score,
+        }
         trials = {"run": outcome.num_run, "reused": outcome.num_reused}
         return _Outcome(outcome.metrics, outcome.details, best, trials)
 
@@ -275,7 +282,9 @@ class _Run:
 
         page = write_report(self.folder)
         for side, metrics in result.metrics.items():
-            self.console.line(f"{side:<10}{metric_text(metrics)}", style="bold" if side == "test" else None)
+            self.console.line(
+                f"{side:<10}{metric_text(metrics)}", style="bold" if side == "test" else None
+            )
         phases = "  ".join(f"{k} {v:.1f}s" for k, v in result.seconds.items())
         self.console.line(f"time      {phases}")
         self.console.line(f"report    {page}")

@@ -26,7 +26,9 @@ FLUSH_SECONDS = 1.0
 class RunRecord:
     """Writes a run's folder while it holds the lease."""
 
-    def __init__(self, folder: RunFolder, lease: Lease, console: Console, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: RunFolder, lease: Lease, console: Console, labels: Mapping[str, str]
+    ) -> None:
         self.folder, self.lease, self.console = folder, lease, console
         self._metrics = Segments(folder.metrics)
         self._log = Segments(folder.logs)
@@ -134,7 +136,9 @@ class RunRecord:
 
     def _stepped(self, event: Stepped, when: float) -> None:
         values = {"train/loss": event.loss, "learning_rate": event.learning_rate}
-        self._row(when, event.step, event.epoch, values | {"rows_per_second": event.rows_per_second})
+        self._row(
+            when, event.step, event.epoch, values | {"rows_per_second": event.rows_per_second}
+        )
         self.progress(event.step / event.num_steps)
         eta = self._state["eta_seconds"]
         text = (

@@ -58,7 +58,9 @@ def tune_job(
         if spec.tune is not None
     )
     if known:
-        record.console.line(f"{known} of {len(trials)} trials are in the ledger; they are not run again")
+        record.console.line(
+            f"{known} of {len(trials)} trials are in the ledger; they are not run again"
+        )
     sweep = Sweep(
         plan=plan,
         trials=trials,
@@ -82,7 +84,9 @@ def tune_job(
         drive(group, assignment, record, watch)
     shutil.rmtree(folder.model, ignore_errors=True)
     shutil.copytree(models / best.id, folder.model)
-    metrics, details = ray.get(_score_best.remote(replace(assignment, model_folder=str(folder.model))))
+    metrics, details = ray.get(
+        _score_best.remote(replace(assignment, model_folder=str(folder.model)))
+    )
     return SweepOutcome(best, metrics, details, len(trials) - known, known)
 
 
@@ -122,7 +126,7 @@ def _concurrency(plan: Plan, cluster: Cluster) -> int:
     return fits if spec.concurrency == "auto" else min(spec.concurrency, fits)
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def _score_best(assignment: Assignment) -> tuple[Any, Any]:
     """Metrics of the best model on every side, in a worker."""
     model = load_model(Path(assignment.model_folder))

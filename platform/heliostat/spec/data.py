@@ -40,7 +40,8 @@ class IgnoreFeature(Spec):
 
 class NumberFeature(Spec):
     """A number. `auto` missing: kept for trees, else the mean; `auto` scaling: standard
-    for networks, linear models, kNN and SVM, none for trees."""
+    for networks, linear models, kNN and SVM, none for trees.
+    """
 
     type: Literal["number"]
     missing: NumberMissing | ConstantNumber = "auto"
@@ -49,7 +50,8 @@ class NumberFeature(Spec):
 
 class CategoryFeature(Spec):
     """One of many values. Missing values are a category of their own unless told otherwise;
-    values not seen in training share one unknown bucket."""
+    values not seen in training share one unknown bucket.
+    """
 
     type: Literal["category"]
     missing: CategoryMissing | ConstantCategory = "auto"

@@ -55,7 +55,8 @@ class NoScheduler(Spec):
 
 class AshaScheduler(Spec):
     """Asynchronous successive halving (Li et al., MLSys 2020), the stopping variant: a trial
-    goes on past a rung only if it is in the best 1/`reduction_factor` seen there."""
+    goes on past a rung only if it is in the best 1/`reduction_factor` seen there.
+    """
 
     name: Literal["asha"]
     grace_period: Annotated[int, Field(gt=0)] = 1

@@ -55,7 +55,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def encode_json(value: Any) -> bytes:
     """Strict JSON: a NaN or an infinity is written as null."""
-    return (json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 def finite(value: Any) -> Any:

@@ -92,7 +92,8 @@ def check_token(folder: Path, token: int) -> None:
     """Raise LeaseLostError unless `token` is the newest claim: called before each commit."""
     if _claim_path(folder, token + 1).exists():
         raise LeaseLostError(
-            f"{folder.parent}: another process has taken this run over; nothing more is written here"
+            f"{folder.parent}: another process has taken this run over; "
+            "nothing more is written here"
         )
 
 

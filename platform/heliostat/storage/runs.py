@@ -40,7 +40,9 @@ class Storage:
                 write_json(root / MARKER, {"what": "heliostat storage"})
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise UserError(Problem("storage", f"`{location}` cannot be written: {reason}")) from None
+            raise UserError(
+                Problem("storage", f"`{location}` cannot be written: {reason}")
+            ) from None
         return cls(root)
 
     @property
@@ -137,7 +139,8 @@ class RunFolder:
 
     def read_state(self) -> dict[str, Any]:
         """`state.json`, told as it is: a run nobody drives any more is INTERRUPTED, and one
-        without a whole `result.json` is never SUCCEEDED."""
+        without a whole `result.json` is never SUCCEEDED.
+        """
         state = read_json(self.path / "state.json")
         if state["status"] in RUNNING_STATES:
             holder = read_holder(self.lease)

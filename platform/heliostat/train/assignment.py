@@ -35,7 +35,8 @@ class RunPlace:
 class Assignment:
     """A training to be done. `place` is None for a trial, which keeps only its best weights;
     `final` asks for metrics on every side, else only validation is scored; `model_folder` is
-    where the finished model is published."""
+    where the finished model is published.
+    """
 
     job: Mapping[str, Any]
     columns: Columns

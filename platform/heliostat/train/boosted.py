@@ -229,7 +229,9 @@ class _Trainer:
         seconds = max(time.perf_counter() - self.clock, 1e-9)
         rate = self.spec.train.validate_every * total[1] / seconds
         loss = float(total[0] / total[1]) if total[1] else math.nan
-        return Stepped(self.round, self.spec.length, self.round, loss, self.model.learning_rate, rate)
+        return Stepped(
+            self.round, self.spec.length, self.round, loss, self.model.learning_rate, rate
+        )
 
     def _wishes(self) -> tuple[bool, bool]:
         """Whether any rank was asked to stop or finds a checkpoint due."""

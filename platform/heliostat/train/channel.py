@@ -82,7 +82,8 @@ Work = Callable[[Any, Seat], None]
 
 class Sender:
     """Sends a worker's messages a few times a second from a thread, so that training never
-    waits for the driver; `stop_requested` is the driver's last answer."""
+    waits for the driver; `stop_requested` is the driver's last answer.
+    """
 
     def __init__(self, channel: Channel, rank: int) -> None:
         self._channel, self._rank = channel, rank
@@ -115,4 +116,6 @@ class Sender:
     def _flush(self) -> None:
         with self._lock:
             messages, self._pending = self._pending, []
-        self._stop = self._channel.send([(self._rank, m, time.time()) for m in messages]) or self._stop
+        self._stop = (
+            self._channel.send([(self._rank, m, time.time()) for m in messages]) or self._stop
+        )

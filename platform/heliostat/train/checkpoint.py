@@ -56,7 +56,9 @@ class Checkpoints(Protocol):
 class CommittedCheckpoints:
     """Checkpoints in a run folder, under the lease's fencing token."""
 
-    def __init__(self, folder: Path, lease: Path, token: int, keep: int, digests: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, lease: Path, token: int, keep: int, digests: Mapping[str, str]
+    ) -> None:
         self.folder, self.lease, self.token, self.keep = folder, lease, token, keep
         self.digests = digests
 

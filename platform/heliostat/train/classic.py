@@ -10,7 +10,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from heliostat.data.reader import check_classes
 from heliostat.errors import Problem, UserError
-from heliostat.models.classic import EstimatorPredictor, build_estimator, design_matrix, design_width
+from heliostat.models.classic import (
+    EstimatorPredictor,
+    build_estimator,
+    design_matrix,
+    design_width,
+)
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
 from heliostat.train.artifact import save_model
@@ -58,7 +63,8 @@ def _check_memory(assignment: Assignment, need: MemoryNeed) -> None:
         raise UserError(
             Problem(
                 "model.kind",
-                f"`{assignment.spec.model.kind}` holds {need.sum} = {format_bytes(need.num_bytes)}; "
+                f"`{assignment.spec.model.kind}` holds {need.sum} = "
+                f"{format_bytes(need.num_bytes)}; "
                 f"the worker has {format_bytes(limit)}",
                 "ignore the widest categories, or take xgboost or mlp",
             )

@@ -11,6 +11,7 @@ from heliostat.errors import (
     FAILED,
     INTERRUPTED,
     WRONG_INPUT,
+    HeliostatError,
     InterruptedRunError,
     StoppedError,
     TrainError,
@@ -95,7 +96,8 @@ class _Driver:
                 return self._end()
             if poll.state == "failed":
                 raise InterruptedRunError(
-                    f"the workers failed {poll.restarts + 1} times, the last time with: {poll.error}"
+                    f"the workers failed {poll.restarts + 1} times, "
+                    f"the last time with: {poll.error}"
                 )
             self._check_time()
             time.sleep(POLL_SECONDS)
@@ -139,6 +141,10 @@ class _Driver:
                 raise StoppedError("stopped; the workers did not reach another checkpoint in time")
 
 
-def _error_of(event: Failed) -> Exception:
-    kinds = {FAILED: TrainError, WRONG_INPUT: UserError, INTERRUPTED: InterruptedRunError}
+def _error_of(event: Failed) -> HeliostatError:
+    kinds: dict[int, type[HeliostatError]] = {
+        FAILED: TrainError,
+        WRONG_INPUT: UserError,
+        INTERRUPTED: InterruptedRunError,
+    }
     return kinds.get(event.exit_status, TrainError)(event.message)

@@ -57,7 +57,8 @@ class Stopped:
 @dataclass(frozen=True)
 class Finished:
     """The model is trained. `metrics[side]` holds all metrics of the task; `details` what the
-    report draws (confusion counts, residuals)."""
+    report draws (confusion counts, residuals).
+    """
 
     step: int
     metrics: Mapping[str, Mapping[str, float]]
@@ -74,4 +75,5 @@ class Failed:
     exit_status: int
 
 
-Event = Resumed | Stepped | Validated | Committed | Stopped | Finished | Failed
+LoopEvent = Resumed | Stepped | Validated | Committed | Stopped
+Event = LoopEvent | Finished | Failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from heliostat.train.control import Control
 from heliostat.train.events import Event, Finished
 
 
-def train_events(assignment: Assignment, world: World, control: Control) -> Iterator[Event]:
+def train_events(
+    assignment: Assignment, world: World, control: Control
+) -> Generator[Event, None, None]:
     """Train, yielding events; the last one is `Finished` or `Stopped`.
 
     Raises:

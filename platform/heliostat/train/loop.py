@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from heliostat.parallel.world import World
 from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
 from heliostat.train.control import Control
-from heliostat.train.events import Committed, Event, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import Committed, LoopEvent, Resumed, Stepped, Stopped, Validated
 from heliostat.train.losses import LossSum
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
 from heliostat.train.stopping import Progress
@@ -76,7 +76,7 @@ class Fit:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
-def fit(task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> Iterator[Event]:
+def fit(task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> Iterator[LoopEvent]:
     """Train to the end, to a stop, or to early stopping.
 
     Raises:
@@ -88,9 +88,7 @@ def fit(task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> 
 
 
 class _Loop:
-    def __init__(
-        self, task: Fit, world: World, checkpoints: Checkpoints, control: Control
-    ) -> None:
+    def __init__(self, task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> None:
         self.task, self.world, self.checkpoints, self.control = task, world, checkpoints, control
         self.progress = Progress()
         self.step = 0
@@ -99,7 +97,7 @@ class _Loop:
         self.rows_seen = 0
         self.clock = time.perf_counter()
 
-    def resume(self) -> Iterator[Event]:
+    def resume(self) -> Iterator[LoopEvent]:
         checkpoint, skipped = self.checkpoints.latest()
         if checkpoint is not None:
             restore(checkpoint, self.task.model, self.task.optimizer)
@@ -107,7 +105,7 @@ class _Loop:
             self.step = checkpoint.step
             yield Resumed(self.step, tuple(skipped))
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Iterator[LoopEvent]:
         task = self.task
         task.replica.train()
         batches = task.batches(self.step)
@@ -118,8 +116,15 @@ class _Loop:
             validate = task.validates and (
                 self.step % task.validate_every == 0 or self.step == task.num_steps
             )
-            must_save = bool(task.checkpoint_every) and self.step % (task.checkpoint_every or 1) == 0
-            if not (validate or must_save or self.step % task.log_every == 0 or self.step == task.num_steps):
+            must_save = (
+                bool(task.checkpoint_every) and self.step % (task.checkpoint_every or 1) == 0
+            )
+            if not (
+                validate
+                or must_save
+                or self.step % task.log_every == 0
+                or self.step == task.num_steps
+            ):
                 continue
             stop, due = yield from self._log()
             improved = False
@@ -150,14 +155,14 @@ class _Loop:
         outputs = task.replica(batch.numbers, batch.categories)
         share = task.loss_sum(outputs, batch.target) / batch.global_rows
         # Data parallelism averages gradients over ranks; the global mean needs their sum.
-        (share * self.world.size).backward()
+        (share * self.world.size).backward()  # type: ignore[no-untyped-call]
         if task.clip_norm is not None:
             nn.utils.clip_grad_norm_(task.model.parameters(), task.clip_norm)
         task.optimizer.step()
         self.pending.append(share.detach())
         self.rows_seen += batch.global_rows
 
-    def _log(self) -> Iterator[Event]:
+    def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
         shares = torch.stack(self.pending).double().cpu().numpy()
         wishes = np.array([self.control.stop_requested(), self.control.checkpoint_due()], float)
@@ -183,7 +188,7 @@ class _Loop:
         self.clock = time.perf_counter()
         return bool(total[-2] > 0), bool(total[-1] > 0)
 
-    def _validate(self) -> Iterator[Event]:
+    def _validate(self) -> Generator[LoopEvent, None, bool]:
         metrics = self.task.evaluate()
         score = metrics[self.task.objective]
         before = self.progress
@@ -195,7 +200,7 @@ class _Loop:
         self.clock = time.perf_counter()
         return improved
 
-    def _commit(self, best: bool) -> Iterator[Event]:
+    def _commit(self, best: bool) -> Iterator[LoopEvent]:
         if self.world.rank == 0:
             self.checkpoints.save(self._manifest(), self._write, best)
         self.control.checkpoint_done()

@@ -1,5 +1,6 @@
 """Losses as sums over rows: the loop divides by the global number of rows, so that the mean
-does not depend on how rows are shared among ranks."""
+does not depend on how rows are shared among ranks.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ def compute_metrics(
     task: str, names: Sequence[str], target: Array, scores: Array
 ) -> dict[str, float]:
     """The named metrics. `target` is [rows] numbers or class codes, `scores` [rows] or
-    [rows, classes] as `Predictor.scores` gives them."""
+    [rows, classes] as `Predictor.scores` gives them.
+    """
     if len(target) == 0:
         return dict.fromkeys(names, float("nan"))
     if not np.isfinite(scores).all():
@@ -89,7 +90,8 @@ def _auc(target: Array, scores: Array) -> float:
 
 def area_under_curve(positive: npt.NDArray[np.bool_], scores: Array) -> float:
     """The probability that a positive row scores above a negative one, ties counted half: the
-    Mann-Whitney statistic over ranks (Hanley and McNeil, 1982). NaN without both kinds."""
+    Mann-Whitney statistic over ranks (Hanley and McNeil, 1982). NaN without both kinds.
+    """
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
     if not num_positive or not num_negative:

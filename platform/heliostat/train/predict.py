@@ -94,10 +94,15 @@ def _checked_catalog(
     for column in trained.inputs:
         found = catalog.columns.get(column.name)
         if found is None:
-            problems.append(Problem(catalog.source, f"has no column `{column.name}`, an input of the model"))
+            problems.append(
+                Problem(catalog.source, f"has no column `{column.name}`, an input of the model")
+            )
         elif column.kind == "number" and found.kind not in ("number", "boolean"):
             problems.append(
-                Problem(catalog.source, f"column `{column.name}` is {found.type}; the model needs numbers")
+                Problem(
+                    catalog.source,
+                    f"column `{column.name}` is {found.type}; the model needs numbers",
+                )
             )
     if target is not None and target not in catalog.columns:
         problems.append(Problem(catalog.source, f"has no column `{target}`, the target"))
@@ -154,14 +159,17 @@ def _truth(trained: TrainedModel, column: pa.ChunkedArray, unit: Unit) -> npt.ND
     for value in as_text(column).to_pylist():
         if value is not None and value not in index:
             place = unit.groups[0].location
-            raise DataError(Problem(place, f"holds class `{value}`, which the model was not trained on"))
+            raise DataError(
+                Problem(place, f"holds class `{value}`, which the model was not trained on")
+            )
         codes.append(float("nan") if value is None else index[value])
     return np.array(codes, np.float64)
 
 
 def predictions(trained: TrainedModel, scores: npt.NDArray[np.float64]) -> dict[str, pa.Array]:
     """The columns that `predict` adds: `prediction` in the target's own type, and for classes
-    their probabilities. Null where the model makes no prediction."""
+    their probabilities. Null where the model makes no prediction.
+    """
     missing = np.isnan(scores.reshape(len(scores), -1)).any(1)
     target = trained.encoder.target
     if not target.classes:

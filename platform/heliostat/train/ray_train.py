@@ -98,8 +98,9 @@ class RayTrainGroup:
             return Poll(tuple(messages), "running" if self._up else "starting", restarts=restarts)
         if self._error and not self._up:
             raise PlacementError(f"{placement_sentence(self.spec)} ({self._error})")
-        state = "failed" if self._error else "finished"
-        return Poll(tuple(messages), state, self._error, restarts)
+        if self._error:
+            return Poll(tuple(messages), "failed", self._error, restarts)
+        return Poll(tuple(messages), "finished", restarts=restarts)
 
     def ask_stop(self) -> None:
         """See `WorkerGroup`."""
@@ -127,7 +128,8 @@ class RayTrainGroup:
 class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train without two helpers of its own, each a process on the way to the first step:
     one that hands out data sets, which we do not pass, and one that removes the placement
-    groups of nested trials, which we never nest."""
+    groups of nested trials, which we never nest.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
         left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -159,7 +161,6 @@ def _ray_train_worker(config: dict[str, Any]) -> None:
         return
     work, payload = offer
     work(payload, Seat(rank, size, address, channel))
-
 
 
 class _ActorChannel:

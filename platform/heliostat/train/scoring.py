@@ -63,7 +63,9 @@ def final_metrics(
         if len(data.rows(side)):
             scores = side_scores(data, side, predictor, world)
             target = data.reader.targets(data.rows(side))
-            metrics[side] = compute_metrics(spec.data.task, metrics_of(spec.data.task), target, scores)
+            metrics[side] = compute_metrics(
+                spec.data.task, metrics_of(spec.data.task), target, scores
+            )
             details[side] = picture(spec.data.task, target, scores, data.encoder.target.classes)
     return metrics, details
 

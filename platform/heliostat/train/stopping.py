@@ -20,7 +20,9 @@ class Progress:
 
     def after(self, score: float, step: int, goal: Goal) -> Progress:
         """The state after one more evaluation. A score that is not finite is never best."""
-        if math.isfinite(score) and (self.best_score is None or better(score, self.best_score, goal)):
+        if math.isfinite(score) and (
+            self.best_score is None or better(score, self.best_score, goal)
+        ):
             return Progress(score, step, 0)
         return Progress(self.best_score, self.best_step, self.num_worse + 1)
 

@@ -46,8 +46,8 @@ def join_world(family: str, seat: Seat) -> World:
 def preload(family: str) -> None:
     """Import what the family needs, while the driver still prepares the data."""
     if family == "network":
-        import heliostat.train.network  # noqa: F401
+        import heliostat.train.network
     elif family == "boosted":
-        import heliostat.train.boosted  # noqa: F401
+        import heliostat.train.boosted
     else:
         import heliostat.train.classic  # noqa: F401

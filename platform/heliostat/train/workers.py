@@ -49,7 +49,8 @@ class GroupSpec:
 @dataclass(frozen=True)
 class Poll:
     """What happened since the last poll: (rank, message, time) in order, and the group's state.
-    `error` says why a failed group failed."""
+    `error` says why a failed group failed.
+    """
 
     messages: tuple[tuple[int, Any, float], ...]
     state: Literal["starting", "running", "finished", "failed"]

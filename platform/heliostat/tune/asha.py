@@ -14,7 +14,8 @@ from heliostat.spec.metrics import Goal
 def goes_on(score: float, scores: Sequence[float], reduction_factor: int, goal: Goal) -> bool:
     """Whether a trial with `score` at a rung goes on: if it is among the best
     floor(n / reduction_factor), at least one, of the n `scores` seen there, its own included.
-    A score that is not finite never goes on."""
+    A score that is not finite never goes on.
+    """
     if not math.isfinite(score):
         return False
     kept = max(1, len(scores) // reduction_factor)

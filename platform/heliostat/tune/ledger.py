@@ -44,7 +44,8 @@ class TrialRecord:
 
     def is_done(self, scheduler: Scheduler) -> bool:
         """Whether it need not run again: it went to its end, or was cut by a scheduler that
-        would cut it now."""
+        would cut it now.
+        """
         return self.status == FINISHED or (
             self.status == CUT and isinstance(scheduler, AshaScheduler)
         )
@@ -59,7 +60,9 @@ class Ledger:
         for row in read_rows(folder):
             self._take(row)
 
-    def rung(self, trial: Trial, rung: int, progress: int, metrics: Mapping[str, Any], score: float) -> None:
+    def rung(
+        self, trial: Trial, rung: int, progress: int, metrics: Mapping[str, Any], score: float
+    ) -> None:
         """A trial has reached a rung."""
         self._write(
             {
@@ -120,7 +123,13 @@ class Ledger:
             status = "running" if old.status == FAILED else old.status
             rungs = {**old.rungs, row["rung"]: score}
             self.records[row["id"]] = TrialRecord(
-                row["id"], row["config"], status, row["progress"], score, row["metrics"], rungs=rungs
+                row["id"],
+                row["config"],
+                status,
+                row["progress"],
+                score,
+                row["metrics"],
+                rungs=rungs,
             )
         else:
             self.records[row["id"]] = TrialRecord(

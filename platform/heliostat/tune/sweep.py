@@ -47,7 +47,8 @@ class SweepView(Protocol):
 @dataclass(frozen=True)
 class Sweep:
     """A sweep to be run. `models` keeps the model of the best trial of the name;
-    `metrics_folder` the learning curves of this run's trials."""
+    `metrics_folder` the learning curves of this run's trials.
+    """
 
     plan: Plan
     trials: Sequence[Trial]
@@ -136,9 +137,7 @@ def _run_tune(sweep: Sweep, pending: Sequence[Trial], keeper: _Keeper) -> None:
             storage_path=scratch,
             verbose=0,
             stop=keeper.stopper,
-            failure_config=tune.FailureConfig(
-                max_failures=sweep.plan.job.spec.limits.failures
-            ),
+            failure_config=tune.FailureConfig(max_failures=sweep.plan.job.spec.limits.failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )

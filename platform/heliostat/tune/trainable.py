@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             file.write(json.dumps(finite(row | values)) + "\n")
 
 
-def _group_events(assignment: Assignment, spec: GroupSpec) -> Iterator[Event]:
+def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:
     """The events of a trial with several workers, which sit in Tune's own placement group."""
     group = ActorGroup(spec, ray.util.get_current_placement_group(), first_bundle=1)
     group.start()

@@ -92,16 +92,15 @@ class RunRecord:
     def event(self, event: Event, when: float) -> None:
         """Record a training's event."""
         if isinstance(event, Resumed):
-            self._flush()
-            self._metrics.cut(lambda row: row.get("trial") or row["step"] <= event.step)
+            self._rows = []
+            self._metrics.replace(event.history)
             for sentence in event.skipped:
                 self.note(sentence)
             self.console.line(f"resumed at step {event.step}")
         elif isinstance(event, Stepped):
             self._stepped(event, when)
         elif isinstance(event, Validated):
-            values = {f"validation/{name}": value for name, value in event.metrics.items()}
-            self._row(when, event.step, event.epoch, values)
+            self._row(when, event)
             best = "  best" if event.improved else ""
             self.console.line(f"valid {event.step}  {metric_text(event.metrics)}{best}")
         elif isinstance(event, Committed):
@@ -135,10 +134,7 @@ class RunRecord:
             self.lease.release()
 
     def _stepped(self, event: Stepped, when: float) -> None:
-        values = {"train/loss": event.loss, "learning_rate": event.learning_rate}
-        self._row(
-            when, event.step, event.epoch, values | {"rows_per_second": event.rows_per_second}
-        )
+        self._row(when, event)
         self.progress(event.step / event.num_steps)
         eta = self._state["eta_seconds"]
         text = (
@@ -149,8 +145,8 @@ class RunRecord:
             text += f"  eta {duration_text(eta)}"
         self.console.step(event.step, event.num_steps, text)
 
-    def _row(self, when: float, step: int, epoch: float, values: Mapping[str, Any]) -> None:
-        self._rows.append({"time": when, "step": step, "epoch": epoch} | dict(values))
+    def _row(self, when: float, event: Stepped | Validated) -> None:
+        self._rows.append({"time": when} | event.row())
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 

@@ -42,14 +42,15 @@ class Segments:
             handle.write("".join(lines))
         self._num_rows += len(lines)
 
-    def cut(self, keep: Any) -> None:
-        """Drop every row for which `keep(row)` is false, as a resumed run does."""
-        for path in segment_paths(self.folder):
-            rows = list(_rows_in(path))
-            kept = [row for row in rows if keep(row)]
-            if len(kept) < len(rows):
-                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-                write_bytes(path, text.encode())
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Make `rows` the whole log, as a resumed run does: the first segment is published in
+        one step, the others then go.
+        """
+        lines = [json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows]
+        paths = segment_paths(self.folder)
+        write_bytes(self.folder / "00000.jsonl", "".join(lines).encode())
+        for path in paths[1:]:
+            path.unlink()
         self._segment = None
 
     def _new_segment(self) -> Path:

@@ -79,6 +79,7 @@ class _Safe:
     round: int
     raw: bytearray | None
     progress: Progress
+    history: tuple[dict[str, Any], ...]
 
 
 class _Trainer:
@@ -96,8 +97,9 @@ class _Trainer:
         self.checkpoints, self.control = checkpoints, control
         self.progress = Progress()
         self.round = 0
-        self.safe = _Safe(0, None, Progress())
+        self.safe = _Safe(0, None, Progress(), ())
         self.saved_round = 0
+        self.history: list[dict[str, Any]] = []
         threads = max(1, int(self.spec.scale.resources.cpu))
         targets = data.reader.targets(data.rows("train"))
         score = base_score(self.spec.data.task, targets)
@@ -111,8 +113,9 @@ class _Trainer:
             raw = bytearray((checkpoint.folder / BOOSTER).read_bytes())
             self.progress = Progress.from_json(checkpoint.manifest["progress"])
             self.round = self.saved_round = checkpoint.step
-            self.safe = _Safe(self.round, raw, self.progress)
-            yield Resumed(self.round, tuple(skipped))
+            self.history = list(checkpoint.manifest["history"])
+            self.safe = _Safe(self.round, raw, self.progress, tuple(self.history))
+            yield Resumed(self.round, tuple(skipped), tuple(self.history))
 
     def run(self) -> Iterator[Event]:
         spec = self.spec
@@ -127,7 +130,8 @@ class _Trainer:
             if self.round % spec.train.validate_every == 0 or self.round == length:
                 yield from self._evaluate()
             if self.round % SEGMENT_ROUNDS == 0:
-                self.safe = _Safe(self.round, self.booster.save_raw("ubj"), self.progress)
+                raw = self.booster.save_raw("ubj")
+                self.safe = _Safe(self.round, raw, self.progress, tuple(self.history))
             stop, wish = self._wishes()
             stop, due = stop and self.round < length, due or wish
             unsaved = self.safe.round - self.saved_round
@@ -198,7 +202,7 @@ class _Trainer:
         self.booster.update(self.matrices.train, self.round)
 
     def _evaluate(self) -> Iterator[Event]:
-        yield self._training_loss()
+        yield self._kept(self._training_loss())
         if self.matrices.validation is None:
             return
         rows = self.data.rows("validation")
@@ -210,10 +214,14 @@ class _Trainer:
         score = metrics[self.spec.objective_metric]
         self.progress = self.progress.after(score, self.round, self.spec.objective_goal)
         improved = self.progress.best_step == self.round
-        yield Validated(self.round, self.round, self.round, metrics, score, improved)
+        yield self._kept(Validated(self.round, self.round, self.round, metrics, score, improved))
         self.clock = time.perf_counter()
 
-    def _training_loss(self) -> Event:
+    def _kept(self, event: Stepped | Validated) -> Event:
+        self.history.append({"time": time.time()} | event.row())
+        return event
+
+    def _training_loss(self) -> Stepped:
         scores = self.booster.predict(self.matrices.train).astype(np.float64)
         target = self.matrices.target
         if self.spec.data.task == "regression":
@@ -254,6 +262,7 @@ class _Trainer:
             "seed": self.spec.seed,
             "world": self.world.size,
             "progress": self.safe.progress.to_json(),
+            "history": list(self.safe.history),
         }
 
     def _write(self, folder: Path) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training goes on from a checkpoint; later rows of the metric log are void."""
+    """Training goes on from a checkpoint. `history` is the whole metric log up to there: what
+    a killed driver failed to write is in it, and what came after the checkpoint is not.
+    """
 
     step: int
     skipped: tuple[str, ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,16 @@ class Stepped:
     learning_rate: float
     rows_per_second: float
 
+    def row(self) -> dict[str, Any]:
+        """As the metric log holds it."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "train/loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "rows_per_second": self.rows_per_second,
+        }
+
 
 @dataclass(frozen=True)
 class Validated:
@@ -37,6 +50,11 @@ class Validated:
     metrics: Mapping[str, float]
     score: float
     improved: bool
+
+    def row(self) -> dict[str, Any]:
+        """As the metric log holds it."""
+        values = {f"validation/{name}": value for name, value in self.metrics.items()}
+        return {"step": self.step, "epoch": self.epoch, **values}
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class _Loop:
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.pending: list[Tensor] = []  # local loss shares of steps not logged yet
         self.rows_seen = 0
+        self.history: list[dict[str, Any]] = []
         self.clock = time.perf_counter()
 
     def resume(self) -> Iterator[LoopEvent]:
@@ -103,7 +104,8 @@ class _Loop:
             restore(checkpoint, self.task.model, self.task.optimizer)
             self.progress = Progress.from_json(checkpoint.manifest["progress"])
             self.step = checkpoint.step
-            yield Resumed(self.step, tuple(skipped))
+            self.history = list(checkpoint.manifest["history"])
+            yield Resumed(self.step, tuple(skipped), tuple(self.history))
 
     def run(self) -> Iterator[LoopEvent]:
         task = self.task
@@ -176,7 +178,7 @@ class _Loop:
                     "`train.optimizer.learning_rate`, set `train.clip_norm`, or scale the inputs"
                 )
         seconds = time.perf_counter() - self.clock
-        yield Stepped(
+        event = Stepped(
             step=self.step,
             num_steps=self.task.num_steps,
             epoch=self.step / self.task.steps_per_epoch,
@@ -184,6 +186,8 @@ class _Loop:
             learning_rate=self.task.optimizer.param_groups[0]["lr"],
             rows_per_second=self.rows_seen / max(seconds, 1e-9),
         )
+        self.history.append({"time": time.time()} | event.row())
+        yield event
         self.pending, self.rows_seen = [], 0
         self.clock = time.perf_counter()
         return bool(total[-2] > 0), bool(total[-1] > 0)
@@ -196,7 +200,9 @@ class _Loop:
         improved = self.progress.best_step == self.step
         progress = self.step // self.task.steps_per_unit
         epoch = self.step / self.task.steps_per_epoch
-        yield Validated(self.step, epoch, progress, metrics, score, improved)
+        event = Validated(self.step, epoch, progress, metrics, score, improved)
+        self.history.append({"time": time.time()} | event.row())
+        yield event
         self.clock = time.perf_counter()
         return improved
 
@@ -215,6 +221,7 @@ class _Loop:
             "seed": self.task.seed,
             "world": self.world.size,
             "progress": self.progress.to_json(),
+            "history": self.history,
         } | dict(self.task.manifest)
 
     def _write(self, folder: Path) -> None:

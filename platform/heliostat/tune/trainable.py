@@ -113,16 +113,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
     def _keep(self, event: Event) -> None:
         """Append to the trial's own metric file."""
-        if isinstance(event, Stepped):
-            values = {"train/loss": event.loss}
-        elif isinstance(event, Validated):
-            values = {f"validation/{name}": value for name, value in event.metrics.items()}
-        else:
+        if not isinstance(event, (Stepped, Validated)):
             return
-        row = {"time": time.time(), "step": event.step, "epoch": event.epoch, "trial": self._trial}
+        row = {"time": time.time(), "trial": self._trial} | event.row()
         path = Path(self._context.metrics_folder) / f"trial-{self._trial}.jsonl"
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(row | values)) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
 
 
 def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:

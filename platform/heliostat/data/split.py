@@ -152,7 +152,7 @@ def _by_time(times: npt.NDArray[Any], split: TimeSplit) -> npt.NDArray[Any]:
     validation_start = _start_of(before, split.validation, len(times))
     sides[times >= validation_start] = VALIDATION
     sides[times >= test_start] = TEST
-    for start in {validation_start, test_start}:
+    for start in {validation_start, test_start} - {np.inf}:
         sides[(times < start) & (times >= _gap_start(ordered, start, split.gap))] = NONE
     return sides
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.job_submission import JobStatus, JobSubmissionClient
-
 from heliostat.catalog.code import CODE_FOLDER, copy_code
 from heliostat.errors import LaunchError, Problem, UserError
 from heliostat.spec.load import Job
@@ -24,13 +22,7 @@ from heliostat.storage.runs import ID_PATTERN, new_run_id
 
 JOB_FILE = "job.json"
 MAX_PACKAGE_BYTES = 100 * 2**20  # Ray refuses larger working directories
-STATES = {
-    JobStatus.PENDING: "PENDING",
-    JobStatus.RUNNING: "RUNNING",
-    JobStatus.SUCCEEDED: "SUCCEEDED",
-    JobStatus.FAILED: "FAILED",
-    JobStatus.STOPPED: "STOPPED",
-}
+STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED")  # Ray's, and ours alike
 POLL_SECONDS = 0.5
 
 
@@ -126,7 +118,8 @@ def status(cluster: AddressCluster, submission: str) -> tuple[str, str]:
     info = _info(connect(cluster), submission)
     if info is None:
         return "UNKNOWN", f"the cluster at {cluster.address} knows no such job"
-    return STATES.get(info.status, "UNKNOWN"), info.message or ""
+    name = str(info.status.value)
+    return name if name in STATES else "UNKNOWN", info.message or ""
 
 
 def log_lines(cluster: AddressCluster, submission: str, follow: bool) -> Iterator[str]:
@@ -152,12 +145,14 @@ def stop(cluster: AddressCluster, submission: str) -> bool:
         return bool(connect(cluster).stop_job(submission))
 
 
-def connect(cluster: AddressCluster) -> JobSubmissionClient:
+def connect(cluster: AddressCluster) -> Any:
     """A client with the cluster's token in its header.
 
     Raises:
         LaunchError: the cluster cannot be reached, or refuses the token.
     """
+    from ray.job_submission import JobSubmissionClient  # `status` often needs no cluster
+
     token = _token(cluster)
     headers = {"Authorization": f"Bearer {token}"} if token else None
     with _plain_errors(cluster):
@@ -180,7 +175,7 @@ def _token(cluster: AddressCluster) -> str | None:
     return None  # Ray's client finds RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray by itself
 
 
-def _info(client: JobSubmissionClient, submission: str) -> Any:
+def _info(client: Any, submission: str) -> Any:
     try:
         return client.get_job_info(submission)
     except RuntimeError as error:

@@ -22,8 +22,10 @@ OBJECTIVES = {
 
 
 def parameters(spec: XGBoostModel, shape: Shape, base_score: float, threads: int) -> dict[str, Any]:
-    """XGBoost's own parameters. `subsample` is not among them: rows are drawn by hash."""
-    own = spec.model_dump(exclude={"kind", "subsample"})
+    """XGBoost's own parameters. What acts on gradients is not among them:
+    those are ours, and so is the drawing of rows.
+    """
+    own = spec.model_dump(exclude={"kind", "subsample", "scale_pos_weight"})
     own |= {
         "objective": OBJECTIVES[shape.task],
         "base_score": base_score,
@@ -70,6 +72,46 @@ def reference_rows(sample: npt.NDArray[np.float32], shape: Shape) -> npt.NDArray
         if cardinality > FIRST_VALUE:
             rows[:, i] = np.minimum(np.arange(most), cardinality - FIRST_VALUE - 1)
     return np.concatenate([sample, rows])
+
+
+def quantum_of(task: str, targets: npt.NDArray[Any], base: float) -> float:
+    """The grid that gradients are rounded to: 2^-24 of the largest there can be at the start,
+    which is what float32 resolves. Sums of up to 2^28 such numbers are exact in float64, so
+    they come out the same in any order, on any number of workers.
+    """
+    largest = float(np.abs(targets - base).max()) if task == "regression" else 1.0
+    return 2.0 ** (np.ceil(np.log2(max(largest, 1e-30))) - 24)
+
+
+def gradients(
+    task: str,
+    margins: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    scale_positive: float,
+    quantum: float,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """First and second derivatives of the loss by row (and class), as multiples of `quantum`:
+    XGBoost's own formulas for squared error, logistic and softmax loss.
+    """
+    margins = margins.astype(np.float64)
+    if task == "regression":
+        first, second = margins - targets, np.ones_like(margins)
+    elif task == "binary":
+        probability = 1 / (1 + np.exp(-margins))
+        weight = np.where(targets == 1, scale_positive, 1.0)
+        first = (probability - targets) * weight
+        second = probability * (1 - probability) * weight
+    else:
+        probability = np.exp(margins - margins.max(1, keepdims=True))
+        probability /= probability.sum(1, keepdims=True)
+        first = probability.copy()
+        first[np.arange(len(targets)), targets] -= 1
+        second = 2 * probability * (1 - probability)
+    return _on_grid(first, quantum), np.maximum(_on_grid(second, quantum), np.float32(quantum))
+
+
+def _on_grid(values: npt.NDArray[np.float64], quantum: float) -> npt.NDArray[np.float32]:
+    return (np.rint(values / quantum) * quantum).astype(np.float32)
 
 
 class BoosterPredictor:

@@ -37,6 +37,8 @@ def import_class(spec: CustomModel, code: Path, shape: Shape) -> nn.Module:
 def _import_from(code: Path, name: str) -> ModuleType:
     """Import `name` with `code` first on the path, dropping a copy from another folder."""
     top = name.partition(".")[0]
+    if not ((code / top).is_dir() or (code / f"{top}.py").is_file()):
+        raise UserError(Problem("model.class", f"`{top}` does not lie in {code}"))
     loaded = sys.modules.get(top)
     if loaded is not None and not _lies_in(loaded, code):
         for other in [key for key in sys.modules if key == top or key.startswith(top + ".")]:
@@ -44,15 +46,12 @@ def _import_from(code: Path, name: str) -> ModuleType:
     sys.path.insert(0, str(code))
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except Exception as error:  # the user's own module may fail in any way
         text = f"`{name}` cannot be imported from {code}: {type(error).__name__}: {error}"
         raise UserError(Problem("model.class", text)) from error
     finally:
         sys.path.remove(str(code))
-    if not _lies_in(module, code):
-        raise UserError(Problem("model.class", f"`{name}` does not lie in {code}"))
-    return module
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:

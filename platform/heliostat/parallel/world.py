@@ -100,7 +100,8 @@ class BoostedWorld:
         """See `World`."""
         from xgboost import collective
 
-        return collective.allreduce(np.array(values, np.float64), collective.Op.SUM)
+        flat = np.array(values, np.float64).reshape(-1)  # it knows no shapes
+        return collective.allreduce(flat, collective.Op.SUM).reshape(np.shape(values))
 
     def close(self) -> None:
         """See `World`."""

@@ -1,8 +1,9 @@
 """Train XGBoost so that neither the number of workers nor an interruption changes a byte.
 
-Every rank cuts bins from the same reference sample and starts from the same base score; rows
-are drawn by hash. Training goes in segments of fixed length, each from the booster's own bytes
-with a seed of its own, because XGBoost's column sampler keeps state that no file holds.
+Every rank cuts bins from the same reference sample and starts from the same base score;
+gradients lie on a grid on which their sums are exact; rows are drawn by hash. Training goes in
+segments of fixed length, each from the booster's own bytes with a seed of its own, because
+XGBoost's column sampler keeps state that no file holds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from heliostat.models.boosted import (
     base_score,
     feature_matrix,
     feature_types,
+    gradients,
     parameters,
+    quantum_of,
     reference_rows,
 )
 from heliostat.parallel.world import World, gather
@@ -104,6 +107,7 @@ class _Trainer:
         targets = data.reader.targets(data.rows("train"))
         score = base_score(self.spec.data.task, targets)
         self.parameters = parameters(self.model, data.shape, score, threads)
+        self.quantum = quantum_of(self.spec.data.task, targets, score)
         self.matrices = self._build_matrices()
         self.clock = time.perf_counter()
 
@@ -195,11 +199,21 @@ class _Trainer:
         self.booster: xgboost.Booster = xgboost.Booster(own, cache, model_file=self.safe.raw)
 
     def _boost(self) -> None:
+        train = self.matrices.train
+        margins = self.booster.predict(train, output_margin=True, training=True)
+        first, second = gradients(
+            self.spec.data.task,
+            margins,
+            self.matrices.target,
+            self.model.scale_pos_weight,
+            self.quantum,
+        )
         if self.model.subsample < 1:
             key = key_of(self.spec.seed, "subsample", self.round)
             quantiles = (mix(self.matrices.rows.astype(np.uint64) ^ key) >> np.uint64(11)) / 2**53
-            self.matrices.train.set_weight((quantiles < self.model.subsample).astype(np.float32))
-        self.booster.update(self.matrices.train, self.round)
+            left_out = quantiles >= self.model.subsample
+            first[left_out], second[left_out] = 0, 0
+        self.booster.boost(train, iteration=self.round, grad=first, hess=second)
 
     def _evaluate(self) -> Iterator[Event]:
         yield self._kept(self._training_loss())

@@ -83,8 +83,7 @@ def log_loss(target: Array, scores: Array) -> float:
 def _auc(target: Array, scores: Array) -> float:
     if scores.ndim == 1:
         return area_under_curve(target == 1, scores)
-    normal = scores / scores.sum(1, keepdims=True)
-    areas = [area_under_curve(target == k, normal[:, k]) for k in range(scores.shape[1])]
+    areas = [area_under_curve(target == k, scores[:, k]) for k in range(scores.shape[1])]
     return float(np.mean(areas))
 
 

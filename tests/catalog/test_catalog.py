@@ -1,0 +1,89 @@
+"""Sources: what footers tell, and what is refused by name."""
+
+from __future__ import annotations
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from heliostat.catalog.catalog import read_catalog
+from heliostat.errors import DataError, UnavailableError
+from tests.conftest import write_table
+
+
+def test_a_catalog_counts_without_reading_a_page(table):
+    catalog = read_catalog(str(table))
+    assert (len(catalog.files), catalog.num_rows, len(catalog.row_groups)) == (3, 1200, 9)
+    assert [group.first_row for group in catalog.row_groups[:4]] == [0, 150, 300, 0]
+    kinds = {name: column.kind for name, column in catalog.columns.items()}
+    assert kinds["x"] == "number" and kinds["color"] == "category" and kinds["when"] == "time"
+
+
+def test_file_folder_glob_and_list_are_the_same_source(table):
+    folder = read_catalog(str(table))
+    paths = [str(path) for path in sorted(table.iterdir())]
+    for source in (f"{table}/*.parquet", paths, paths[::-1]):
+        assert read_catalog(source).digest == folder.digest
+
+
+def test_the_digest_notices_every_change(tmp_path):
+    folder = write_table(tmp_path / "a")
+    digest = read_catalog(str(folder)).digest
+    shutil.copytree(folder, tmp_path / "b", copy_function=shutil.copy2)
+    assert read_catalog(str(tmp_path / "b")).digest == digest
+    (tmp_path / "b" / "part-00.parquet").touch()
+    assert read_catalog(str(tmp_path / "b")).digest != digest
+
+
+def refusal(source) -> str:
+    with pytest.raises((DataError, UnavailableError)) as caught:
+        read_catalog(str(source))
+    return str(caught.value)
+
+
+def test_what_is_no_parquet_is_named(tmp_path, table):
+    whole = (table / "part-00.parquet").read_bytes()
+    (tmp_path / "text.parquet").write_text("hello, I am no Parquet at all")
+    assert "text.parquet: is not a Parquet file" in refusal(tmp_path)
+    (tmp_path / "text.parquet").write_bytes(whole[:-100])
+    assert "is a Parquet file cut short: its footer is missing" in refusal(tmp_path)
+    (tmp_path / "text.parquet").write_bytes(whole[:-200] + b"\xff" * 150 + whole[-50:])
+    assert "has a damaged Parquet footer" in refusal(tmp_path)
+    (tmp_path / "text.parquet").write_bytes(b"")
+    assert "is not a Parquet file" in refusal(tmp_path)
+
+
+def test_missing_places_are_named(tmp_path):
+    assert "no such file or directory" in refusal(tmp_path / "nowhere")
+    assert "matches no file" in refusal(tmp_path / "*.parquet")
+    assert "holds no file" in refusal(tmp_path)
+
+
+def test_table_formats_are_never_read_as_bare_files(tmp_path, table):
+    delta = shutil.copytree(table, tmp_path / "delta")
+    (delta / "_delta_log").mkdir()
+    for source in (delta, delta / "*.parquet"):
+        assert "is a Delta table" in refusal(source) and "{delta: " in refusal(source)
+    iceberg = shutil.copytree(table, tmp_path / "iceberg" / "data").parent
+    (iceberg / "metadata").mkdir()
+    (iceberg / "metadata" / "v1.metadata.json").write_text("{}")
+    for source in (iceberg, iceberg / "data", iceberg / "data" / "*.parquet"):
+        assert "is an Iceberg table" in refusal(source)
+
+
+def test_files_must_have_the_same_columns(tmp_path):
+    pq.write_table(pa.table({"a": [1], "b": [1.0]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"a": ["x"], "c": [1.0]}), tmp_path / "2.parquet")
+    text = refusal(tmp_path)
+    assert "2.parquet: lacks column `b`" in text and "1.parquet: lacks column `c`" in text
+    assert "2.parquet: column `a` is string, but int64 in 1.parquet" in text
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/x", "x.csv"])
+def test_what_is_not_built_yet_says_so(tmp_path, source):
+    if source.endswith("csv"):
+        (tmp_path / source).write_text("a,b\n1,2\n")
+        source = str(tmp_path / source)
+    assert "not available yet" in refusal(source)

@@ -1,0 +1,195 @@
+"""Shared by all tests: small data sets, one Ray cluster a session, and the command."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_table(folder: Path, num_files: int = 3, rows_per_file: int = 400, seed: int = 0) -> Path:
+    """A table with numbers, categories, missing values and three possible targets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(num_files):
+        n = rows_per_file
+        x = rng.normal(size=n).astype(np.float32)
+        z = rng.normal(size=n)
+        color = rng.choice(["red", "green", "blue"], n)
+        logit = 1.5 * x + (color == "red") - 0.5 * z
+        table = pa.table(
+            {
+                "x": pa.array(x, mask=rng.random(n) < 0.05),
+                "z": z,
+                "count": rng.integers(0, 5, n),
+                "color": pa.array(color, mask=rng.random(n) < 0.05),
+                "when": pa.array(
+                    np.datetime64("2024-01-01", "s")
+                    + (i * n + np.arange(n)) * np.timedelta64(600, "s")
+                ),
+                "late": logit + rng.logistic(size=n) > 0.3,
+                "kind": pa.array(np.digitize(logit, [-0.7, 0.9]).astype(str)),
+                "amount": 3 * logit + rng.normal(size=n) + 10,
+            }
+        )
+        pq.write_table(table, folder / f"part-{i:02d}.parquet", row_group_size=150)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("data") / "table")
+
+
+@pytest.fixture(scope="session")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All flights of the quickstart, written by its own script."""
+    sys.path.insert(0, str(ROOT / "jobs"))
+    try:
+        from flights import write_flights
+    finally:
+        sys.path.remove(str(ROOT / "jobs"))
+    folder = tmp_path_factory.mktemp("flights")
+    write_flights(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A real Ray cluster on loopback, with its token."""
+
+    address: str
+    dashboard: str
+    token: str
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """One head for the whole session, with token authentication, four CPUs and a dashboard."""
+    port, dashboard = free_port(), free_port()
+    token = "test-" + "0" * 40
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    log = (tmp_path_factory.mktemp("head") / "head.log").open("w")
+    head = subprocess.Popen(
+        [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+            "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            "--object-store-memory=300000000", "--disable-usage-stats",
+            "--min-worker-port=20000", "--max-worker-port=29999",
+        ],
+        env=environment, stdout=log, stderr=log,
+    )  # fmt: skip
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
+    address = f"127.0.0.1:{port}"
+    try:
+        _wait_for_head(address, head)
+        yield RayHead(address, f"http://127.0.0.1:{dashboard}", token)
+    finally:
+        head.terminate()
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            head.kill()
+        log.close()
+
+
+def _wait_for_head(address: str, head: subprocess.Popen[bytes]) -> None:
+    from ray._raylet import GcsClient
+
+    deadline = 90
+    for _ in range(deadline * 2):
+        if head.poll() is not None:
+            raise RuntimeError(f"the Ray head ended with {head.returncode}")
+        try:
+            GcsClient(address=address).get_all_node_info()
+            return
+        except Exception:  # not up yet, in whatever way
+            head_waits(0.5)
+    raise RuntimeError(f"the Ray head was not up within {deadline} seconds")
+
+
+def head_waits(seconds: float) -> None:
+    """Let the head get on; a poll's pause, not a hope."""
+    import threading
+
+    threading.Event().wait(seconds)
+
+
+@pytest.fixture(scope="session")
+def ray_session(ray_head: RayHead) -> Iterator[Any]:
+    """This process, connected to the session's head."""
+    import ray
+
+    from heliostat.run.cluster import quiet_environment
+
+    quiet_environment()
+    ray.init(address=ray_head.address, log_to_driver=False, configure_logging=False)
+    yield ray
+    ray.shutdown()
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def heliostat() -> Command:
+    """The command, in a process of its own: `heliostat("plan", path)`."""
+
+    def call(*arguments: object, env: dict[str, str] | None = None, timeout: float = 180,
+             cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "heliostat", *map(str, arguments)],
+            env=os.environ | (env or {}), capture_output=True, text=True, timeout=timeout, cwd=cwd,
+        )  # fmt: skip
+
+    return call
+
+
+def job_text(source: Path, **parts: str) -> str:
+    """A small job file; `parts` replace or add top-level blocks of YAML."""
+    blocks = {
+        "name": "name: small",
+        "seed": "seed: 3",
+        "data": f"data:\n  source: {source}\n  target: late\n  task: binary\n"
+        "  features: {x: number, z: number, count: number, color: category}",
+        "model": "model: {kind: xgboost, max_depth: 3}",
+        "train": "train: {rounds: 4}",
+    } | parts
+    return "\n".join(block for block in blocks.values() if block) + "\n"
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, table: Path) -> Callable[..., Path]:
+    """Write a job file over the small table into a folder of its own."""
+
+    def make(source: Path = table, **parts: str) -> Path:
+        path = tmp_path / "job.yaml"
+        path.write_text(job_text(source, **parts))
+        return path
+
+    return make

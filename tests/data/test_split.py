@@ -1,0 +1,156 @@
+"""Splits: exact, stable, and free of leaks, whatever the layout of the files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from heliostat.data import units
+from heliostat.data.split import _by_rank, _by_time, split_rows
+from heliostat.errors import DataError
+from heliostat.plan.counts import share_count
+from heliostat.spec.data import FractionSplit, RandomSplit, TimeSplit
+from tests.conftest import job_text
+from tests.data.packing import plan_of, prepare_here
+
+fractions = st.floats(0, 0.49)
+hashes = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=300)
+
+
+@given(hashes, st.data(), fractions, fractions)
+def test_random_and_stratified_counts_are_exact(values, data, validation, test):
+    n = len(values)
+    classes = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+    spec = FractionSplit(validation=validation, test=test)
+    for labels in (np.zeros(n, int), classes):
+        sides = _by_rank(np.array(values, np.uint64), labels, spec)
+        assert abs((sides == 2).sum() - share_count(n, test)) == 0
+        for label in np.unique(labels):
+            members = sides[labels == label]
+            assert abs((members == 2).sum() - len(members) * test) <= 1
+            assert abs((members == 1).sum() - len(members) * validation) <= 2
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=3, max_size=200),
+    fractions,
+    fractions,
+    st.sampled_from([0.0, 0.1]),
+)
+def test_no_training_row_is_later_than_a_test_row(times, validation, test, gap):
+    times = np.array(times)
+    sides = _by_time(
+        times, TimeSplit(method="time", column="t", validation=validation, test=test, gap=gap)
+    )
+    latest = -1
+    for side in (0, 1, 2):
+        here = times[sides == side]
+        if len(here):
+            assert here.min() > latest  # equal times stay together
+            latest = here.max()
+    biggest = np.unique(times, return_counts=True)[1].max()
+    assert abs((sides == 2).sum() - share_count(len(times), test)) <= biggest
+
+
+def test_a_duration_takes_the_last_days():
+    times = np.arange(100) * 86_400_000_000
+    split = TimeSplit(method="time", column="t", validation="7d", test="3d", gap="2d")
+    sides = _by_time(times, split)
+    assert list(np.flatnonzero(sides == 2)) == [97, 98, 99]
+    assert list(np.flatnonzero(sides == 1)) == list(range(90, 95))  # less two days of gap
+    assert list(np.flatnonzero(sides == 3)) == [88, 89, 95, 96]
+
+
+def sides_by_row(
+    folder: Path, tmp_path: Path, monkeypatch, split: str, rows_per_unit: int = 65_536
+):
+    """(file, z) of the rows of each side: z is unique, so it names a row."""
+    job = tmp_path / f"job-{folder.name}.yaml"
+    job.write_text(job_text(folder))
+    monkeypatch.setattr(units, "ROWS_PER_UNIT", rows_per_unit)
+    plan = plan_of(job, f"data.split={split}")
+    storage = tmp_path / f"prepared-{folder.name}-{rows_per_unit}"
+    prepared = prepare_here(plan, storage, monkeypatch)
+    found = split_rows(prepared, plan.columns, plan.job.spec.data, 3)
+    z = prepared.number("z")
+    return {side: set(z[rows].tolist()) for side, rows in found.sides.items()}
+
+
+@pytest.mark.parametrize(
+    "split", ["{method: random}", "{method: stratified}", "{method: hash, column: z}"]
+)
+def test_membership_ignores_row_groups_and_the_order_of_files(table, tmp_path, monkeypatch, split):
+    """The same rows on the same sides with row groups of 3, and shards of another size."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in sorted(table.iterdir(), reverse=True):
+        pq.write_table(pq.read_table(path), other / path.name, row_group_size=3)
+    first = sides_by_row(table, tmp_path, monkeypatch, split)
+    assert sides_by_row(other, tmp_path, monkeypatch, split, rows_per_unit=100) == first
+    assert not first["train"] & first["test"] and not first["train"] & first["validation"]
+
+
+def test_a_hash_split_is_stable_when_files_are_added(table, tmp_path, monkeypatch):
+    smaller = shutil.copytree(table, tmp_path / "smaller", copy_function=shutil.copy2)
+    (smaller / "part-00.parquet").unlink()
+    few = sides_by_row(
+        smaller, tmp_path, monkeypatch, "{method: hash, column: z, validation: 0.2, test: 0.2}"
+    )
+    many = sides_by_row(
+        table, tmp_path, monkeypatch, "{method: hash, column: z, validation: 0.2, test: 0.2}"
+    )
+    assert all(few[side] <= many[side] for side in few)
+
+
+@settings(
+    max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(layout=st.lists(st.integers(0, 40), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_counts_are_exact_over_any_layout(tmp_path, monkeypatch, layout, seed):
+    folder = tmp_path / f"layout-{seed}-{'-'.join(map(str, layout))}"
+    if sum(layout) < 10 or folder.exists():
+        return
+    folder.mkdir()
+    for i, rows in enumerate(layout):
+        columns = {"z": np.arange(rows) + 0.5, "late": np.arange(rows) % 2 == 0}
+        pq.write_table(pa.table(columns), folder / f"{i}.parquet", row_group_size=7)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        job_text(folder).replace(
+            "features: {x: number, z: number, count: number, color: category}",
+            "features: {z: number}",
+        )
+    )
+    plan = plan_of(job)
+    prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+    counts = split_rows(prepared, plan.columns, plan.job.spec.data, seed).counts
+    n, split = sum(layout), RandomSplit()
+    assert counts["test"] == share_count(n, split.test)
+    assert counts["validation"] == share_count(n, split.validation)
+    assert sum(counts.values()) == n
+
+
+def test_an_emptied_side_is_told_with_what_cleaning_took(tmp_path, monkeypatch):
+    columns = {"z": np.arange(40.0), "late": pa.array([True, False, True] + [None] * 37)}
+    (tmp_path / "d").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "d" / "a.parquet")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        job_text(tmp_path / "d").replace(
+            "features: {x: number, z: number, count: number, color: category}",
+            "features: {z: number}",
+        )
+    )
+    plan = plan_of(job)
+    prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+    with pytest.raises(
+        DataError, match="the validation side is empty: 3 rows take part, 37 were dropped"
+    ):
+        split_rows(prepared, plan.columns, plan.job.spec.data, 3)

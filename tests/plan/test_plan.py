@@ -1,0 +1,119 @@
+"""Plans: every sum, every refusal, before a worker starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from heliostat.errors import PlanError, SpecError, UnavailableError, UserError
+from heliostat.plan.plan import plan_job
+from heliostat.plan.text import plan_text
+from heliostat.spec.load import load_job
+
+NETWORK = {"model": "model: {kind: mlp}", "train": "train: {epochs: 3, batch_size: 100}"}
+
+
+def refusal(path, *settings: str) -> str:
+    with pytest.raises(UserError) as caught:
+        plan_job(load_job(path, settings=settings))
+    return str(caught.value)
+
+
+def test_a_plan_shows_its_arithmetic(make_job):
+    plan = plan_job(load_job(make_job(**NETWORK), settings=["scale.workers=4"]))
+    text = plan_text(plan)
+    assert "840 train + 180 validation + 180 test, each at most" in text
+    assert "4 workers = 4 data x 1 shard x 1 tensor x 1 pipeline" in text
+    assert "100 rows = 4 data x 25 rows" in text
+    assert "27 = 3 epochs x 9" in text
+    assert "4 CPUs in all = 4 workers x 1" in text
+    value = plan.to_json()
+    assert value["rows"] == {"train": 840, "validation": 180, "test": 180, "exact": False}
+
+
+def test_counts_are_exact_where_nothing_can_be_dropped(make_job):
+    plan = plan_job(load_job(make_job(), settings=["data.clean.missing_target=error"]))
+    assert plan.counts is not None and plan.counts.exact
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["data.target=lat"], "the source has no column `lat`; did you mean `late`?"),
+        (["data.features.colour=category"], "no column `colour`; did you mean `color`?"),
+        (["data.target=color", "data.task=regression"], "is string; a regression needs numbers"),
+        (["data.features.color=number"], "column `color` is string, not a number"),
+        (["data.features.when=auto"], "is not available yet as a feature; write `when: ignore`"),
+        (["data.features.late=number"], "the target cannot be an input too"),
+        (["data.split.validation=0.6", "data.split.test=0.5"], "leave no row to train on"),
+        (["data.split.validation=0.0001"], "the validation side is empty: 0.0001 of 1200 rows"),
+        (["objective=rmse"], "metric `rmse` means nothing for task `binary`"),
+        (["metrics=[acuracy]"], "metric `acuracy` is not known"),
+        (["train.epochs=3"], "`epochs` and `rounds` both give the length"),
+        (["train.batch_size=3"], "model of kind `xgboost` does not use it"),
+        (["scale.workers=4", "scale.parallel.shard=3"], "does not divide workers = 4"),
+        (["model={kind: tree}", "train={}", "scale.workers=2"], "by scikit-learn on one worker"),
+        (["model={kind: custom, class: a.b:C}", "train={}"], "needs `code: {path: ...}`"),
+        (["model={kind: linear, alpha: 2.0}", "train={}"], "penalty `l2` of a linear model for classes"),
+        (["data.positive=true", "data.task=multiclass", "data.target=kind"], "no positive class"),
+    ],
+)  # fmt: skip
+def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
+    needs_no_train = "train={}" in settings
+    path = make_job(train="") if needs_no_train else make_job()
+    assert sentence in refusal(path, *[s for s in settings if s != "train={}"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'data.filter="month < 3"', "data.ingest=stream", "data.weight=z", "data.split={folds: 3}",
+        "data.features.color={type: text}", "data.features.color={type: category, buckets: 8}",
+        "data.source={delta: x}", "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
+        "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",
+        "track.mlflow=http://x", "storage=s3://bucket/runs", "scale.workers={min: 1, max: 2}",
+        "data.split={method: group, column: color}",
+    ],
+)  # fmt: skip
+def test_parts_that_are_not_built_yet_are_refused_by_name(make_job, setting):
+    with pytest.raises(UnavailableError, match="not available yet"):
+        plan_job(load_job(make_job(), settings=[setting]))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["train.precision=bfloat16", "train.compile=true", "train.schedule.name=plateau",
+     "model.init_from=other", "scale.parallel.tensor=2", "scale.micro_batch_size=8",
+     "model={kind: gpt}"],
+)  # fmt: skip
+def test_network_parts_that_are_not_built_yet(make_job, setting):
+    with pytest.raises(UnavailableError, match="not available yet"):
+        plan_job(load_job(make_job(**NETWORK), settings=["scale.workers=2", setting]))
+
+
+def test_a_fit_that_cannot_hold_in_memory_is_refused_with_the_sum(make_job):
+    path = make_job(model="model: {kind: svm}", train="")
+    text = refusal(path, "scale.resources.memory=1K")
+    assert "840 rows x 4 columns x 8 bytes x 4 copies = 105.0 KiB" in text
+    assert "take a model that reads batches: xgboost or mlp" in text
+
+
+def test_exact_names_come_before_globs_and_the_first_glob_wins(make_job, table):
+    data = f"data:\n  source: {table}\n  target: late\n  task: binary\n  features:\n"
+    data += '    "*o*": category\n    "c*": number\n    count: number\n    "?": auto'
+    plan = plan_job(load_job(make_job(data=data)))
+    assert {c.name: c.kind for c in plan.columns.inputs} == {
+        "x": "number", "z": "number", "count": "number", "color": "category", "amount": "category",
+    }  # fmt: skip
+
+
+def test_a_sweep_checks_every_corner_of_its_space(make_job):
+    tune = "tune: {trials: 4, space: {model.max_depth: [2, deep], model.depth: [1], scale.workers: [1]}}"
+    text = refusal(make_job(tune=tune))
+    assert "tune.space.model.max_depth = deep" in text
+    assert "tune.space.model.depth = 1" in text
+    assert "only data, model, train and seed can be searched" in text
+
+
+def test_errors_are_of_one_kind_each(make_job):
+    assert issubclass(SpecError, UserError) and issubclass(PlanError, UserError)
+    assert UserError.exit_status == 2

@@ -1,0 +1,133 @@
+"""N workers equal one: the same batches, the same losses, for boosting the same bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heliostat.parallel.world import SoloWorld
+from heliostat.spec.load import job_from_value
+from heliostat.train.assignment import Assignment, RunPlace
+from heliostat.train.control import NoControl
+from heliostat.train.events import Finished, Stepped
+from heliostat.train.job import train_events
+from heliostat.train.worker import join_world
+from tests.conftest import free_port, job_text
+from tests.data.packing import plan_of, prepare_here
+
+MLP = "model: {kind: mlp, hidden: [16, 16], dropout: 0.2, norm: NORM}"
+MLP_TRAIN = "train: {epochs: 8, batch_size: 64, optimizer: {learning_rate: 0.01}}"
+BOOSTED = "model: {kind: xgboost, max_depth: 4, subsample: 0.7, colsample_bytree: 0.8}"
+
+
+def train_rank(assignment: Assignment, rank: int, size: int, port: int, answers) -> None:
+    """One rank in a process of its own, joined without Ray."""
+    from heliostat.train.channel import Mailbox, Seat
+
+    seat = Seat(rank, size, f"127.0.0.1:{port}", Mailbox())
+    world = join_world(assignment.spec.model.family, seat) if size > 1 else SoloWorld()
+    events = list(train_events(assignment, world, NoControl()))
+    world.close()
+    if rank == 0:
+        losses = [event.loss for event in events if isinstance(event, Stepped)]
+        finished = next(event for event in events if isinstance(event, Finished))
+        answers.put((losses, finished.metrics))
+
+
+@pytest.fixture
+def trained(tmp_path, table, monkeypatch) -> Callable[..., tuple]:
+    """Train a job on `size` ranks; its losses, metrics and model folder."""
+    context = multiprocessing.get_context("spawn")
+
+    def train(size: int, place: RunPlace | None = None, name: str = "", **parts: str):
+        job = tmp_path / "job.yaml"
+        job.write_text(job_text(table, **parts))
+        plan = plan_of(job)
+        prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+        folder = tmp_path / f"model-{size}{name}"
+        assignment = Assignment(
+            job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
+            prepared=str(prepared.folder), data_digest="d", code=None, code_digest="c",
+            model_folder=str(folder), place=place,
+        )  # fmt: skip
+        answers, port = context.Queue(), free_port()
+        ranks = [
+            context.Process(target=train_rank, args=(assignment, rank, size, port, answers))
+            for rank in range(size)
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(60)
+            assert rank.exitcode == 0, [other.kill() for other in ranks]
+        answer = answers.get(timeout=10)
+        return *answer, folder
+
+    return train
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_networks_have_the_same_loss_curve(trained, norm):
+    parts = {"model": MLP.replace("NORM", norm), "train": MLP_TRAIN}
+    losses, metrics, _ = trained(1, **parts)
+    assert len(losses) >= 100 and losses[-1] < losses[0]
+    for size in (2, 3):
+        others, other_metrics, _ = trained(size, **parts)
+        # Batch statistics amplify rounding: a hair more room for it, over the same 100 steps.
+        np.testing.assert_allclose(
+            others[:100], losses[:100], rtol=1e-4 if norm == "layer" else 1e-3
+        )
+        assert other_metrics["test"]["auc"] == pytest.approx(metrics["test"]["auc"], abs=2e-3)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_boosters_are_the_same_bytes(trained, table, task):
+    target = {"binary": "late", "multiclass": "kind", "regression": "amount"}[task]
+    data = f"data:\n  source: {table}\n  target: {target}\n  task: {task}\n"
+    data += "  features: {x: number, z: number, count: number, color: category}"
+    parts = {"data": data, "model": BOOSTED, "train": "train: {rounds: 25, validate_every: 5}"}
+    losses, metrics, folder = trained(1, **parts)
+    booster = (folder / "booster.ubj").read_bytes()
+    for size in (2, 3):
+        others, other_metrics, other = trained(size, **parts)
+        assert (other / "booster.ubj").read_bytes() == booster
+        np.testing.assert_allclose(others, losses, rtol=1e-12)
+        assert other_metrics["test"] == metrics["test"]  # to the bit: gathered, then computed
+
+
+def test_a_rank_with_no_row_of_a_batch_keeps_step(trained):
+    """Three ranks, batches of three rows and a last one of a single row."""
+    train = "train: {steps: 60, batch_size: 3, validate_every: 60}"
+    losses, _, _ = trained(1, model=MLP.replace("NORM", "layer"), train=train)
+    others, _, _ = trained(3, model=MLP.replace("NORM", "layer"), train=train)
+    np.testing.assert_allclose(others, losses, rtol=1e-4)
+
+
+def test_an_interrupted_booster_is_the_same_bytes(tmp_path, trained, table, monkeypatch):
+    """Stop by hand in mid-segment, resume from the last segment's end."""
+    from heliostat.storage.lease import Lease
+    from tests.train.test_loop import StopAt
+
+    parts = {"model": BOOSTED, "train": "train: {rounds: 50, validate_every: 5}"}
+    _, metrics, folder = trained(1, **parts)
+    lease = Lease.acquire(tmp_path / "lease")
+    place = RunPlace(str(tmp_path / "checkpoints"), str(tmp_path / "lease"), lease.token)
+    job = job_from_value(plan_of(tmp_path / "job.yaml").job.value, "job")
+    plan = plan_of(tmp_path / "job.yaml")
+    prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+    base = Assignment(
+        job=job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
+        prepared=str(prepared.folder), data_digest="d", code=None, code_digest="c",
+        model_folder=str(tmp_path / "resumed"), place=place,
+    )  # fmt: skip
+    first = list(train_events(base, SoloWorld(), StopAt(32)))
+    assert first[-1].step == 20 and not Path(base.model_folder).exists()
+    second = list(train_events(replace(base), SoloWorld(), NoControl()))
+    assert second[0].step == 20 and second[-1].metrics == metrics
+    resumed = (tmp_path / "resumed" / "booster.ubj").read_bytes()
+    assert resumed == (folder / "booster.ubj").read_bytes()

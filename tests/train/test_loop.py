@@ -1,0 +1,201 @@
+"""The loop alone: a list of batches, no Ray, no data set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from heliostat.errors import ArtifactError, LeaseLostError, TrainError
+from heliostat.models.randomness import HashDropout, Randomness
+from heliostat.parallel.world import SoloWorld
+from heliostat.spec.train import OptimizerSpec, ScheduleSpec
+from heliostat.storage.lease import Lease
+from heliostat.train.checkpoint import CommittedCheckpoints, ScratchCheckpoints
+from heliostat.train.control import NoControl
+from heliostat.train.events import Committed, Resumed, Stepped, Stopped, Validated
+from heliostat.train.loop import Fit, TensorBatch, fit
+from heliostat.train.losses import loss_sum
+from heliostat.train.optim import build_optimizer, rate_factor
+
+STEPS, PER_EPOCH = 40, 10
+
+
+class StopAt(NoControl):
+    """Asks for a stop from the n-th question on."""
+
+    def __init__(self, asks: int) -> None:
+        self.asks = asks
+
+    def stop_requested(self) -> bool:
+        self.asks -= 1
+        return self.asks < 0
+
+
+class Net(nn.Module):
+    def __init__(self, randomness: Randomness) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(6, 16), nn.ReLU(), HashDropout(0.3, 16, 0, randomness), nn.Linear(16, 1)
+        )
+
+    def forward(self, numbers, categories):
+        return self.layers(numbers)
+
+
+def batches(first: int):
+    for step in range(first, 10**9):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(32, 6, generator=generator)
+        y = (x[:, 0] > 0).long()
+        yield TensorBatch(x, torch.zeros(32, 0), y, torch.arange(32) + 32 * step, 32)
+
+
+def task(**changes) -> Fit:
+    torch.manual_seed(0)
+    randomness = Randomness(5)
+    model = Net(randomness)
+    values = iter(changes.pop("scores", [0.5 + i / 1000 for i in range(1000)]))
+    spec = ScheduleSpec(name="cosine", warmup_steps=5)
+    fields = Fit(
+        model=model, replica=model, optimizer=build_optimizer(OptimizerSpec(), model),
+        loss_sum=loss_sum("auto", "binary"), batches=batches,
+        rate=lambda step: rate_factor(spec, step, STEPS), evaluate=lambda: {"auc": next(values)},
+        objective="auc", goal="max", patience=None, num_steps=STEPS, steps_per_epoch=PER_EPOCH,
+        steps_per_unit=PER_EPOCH, validate_every=PER_EPOCH, log_every=1, checkpoint_every=None,
+        randomness=randomness, seed=5,
+    )  # fmt: skip
+    return replace(fields, **changes)
+
+
+def weights(fit_task: Fit) -> str:
+    digest = hashlib.sha256()
+    for tensor in fit_task.model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run(fit_task: Fit, checkpoints=None, control=None):
+    return list(
+        fit(fit_task, SoloWorld(), checkpoints or ScratchCheckpoints(), control or NoControl())
+    )
+
+
+def committed(tmp_path, keep: int = 2) -> CommittedCheckpoints:
+    lease = Lease.acquire(tmp_path / "lease") or Lease(tmp_path / "lease", 1)
+    return CommittedCheckpoints(
+        tmp_path / "checkpoints", tmp_path / "lease", lease.token, keep, {"data": "d"}
+    )
+
+
+@pytest.mark.parametrize("stop", [1, 7, 10, 23, 39])
+def test_stopped_and_resumed_is_bit_for_bit_the_undisturbed_run(tmp_path, stop):
+    whole = task()
+    undisturbed = run(whole)
+    first = run(task(), committed(tmp_path), StopAt(stop - 1))
+    assert isinstance(first[-1], Stopped) and first[-1].step == stop
+    resumed = task()
+    second = run(resumed, committed(tmp_path))
+    assert isinstance(second[0], Resumed) and second[0].step == stop
+    assert weights(resumed) == weights(whole)
+    losses = [e.loss for e in first + second if isinstance(e, Stepped)]
+    assert losses == [e.loss for e in undisturbed if isinstance(e, Stepped)]
+    history = [row for row in second[0].history if "train/loss" in row]
+    assert [row["train/loss"] for row in history] == losses[:stop]
+
+
+def test_validation_and_best_checkpoints(tmp_path):
+    checkpoints = committed(tmp_path)
+    events = run(task(scores=[0.5, 0.7, 0.6, float("nan")]), checkpoints)
+    validated = [e for e in events if isinstance(e, Validated)]
+    assert [(e.step, e.improved) for e in validated] == [
+        (10, True),
+        (20, True),
+        (30, False),
+        (40, False),
+    ]
+    assert [e.progress for e in validated] == [1, 2, 3, 4]
+    assert [e.step for e in events if isinstance(e, Committed)] == [10, 20]
+    assert checkpoints.best().step == 20
+
+
+def test_early_stopping_counts_evaluations_and_survives_a_resume(tmp_path):
+    early = {"scores": [0.9, 0.8, 0.7, 0.6], "patience": 2}
+    events = run(task(**early), committed(tmp_path))
+    assert [e.step for e in events if isinstance(e, Validated)] == [10, 20, 30]
+    run(task(**early), committed(tmp_path / "b"), StopAt(24))
+    late = run(task(scores=[0.7, 0.6], patience=2), committed(tmp_path / "b"))
+    assert [e.step for e in late if isinstance(e, Validated)] == [30]
+
+
+def test_a_loss_that_is_not_finite_ends_training_at_its_step():
+    def poisoned(first):
+        for step, batch in enumerate(batches(first), first):
+            yield replace(batch, numbers=batch.numbers * (float("inf") if step == 6 else 1))
+
+    with pytest.raises(TrainError, match="the training loss is nan at step 7"):
+        run(task(batches=poisoned, log_every=5))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "manifest"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path, damage):
+    run(task(checkpoint_every=8), committed(tmp_path, keep=9), StopAt(25))
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    file = newest / ("manifest.json" if damage == "manifest" else "weights.safetensors")
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "changed":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        file.write_bytes(content[:-9])
+    events = run(task(), committed(tmp_path))
+    assert (
+        events[0].step < 26 and f"checkpoint {newest.name} is passed over" in events[0].skipped[0]
+    )
+
+
+def test_only_the_newest_and_the_best_are_kept(tmp_path):
+    run(task(checkpoint_every=4, scores=[0.9, 0.1, 0.1, 0.1]), committed(tmp_path, keep=2))
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-000000010", "step-000000036", "step-000000040",
+    ]  # fmt: skip
+
+
+def test_checkpoints_of_other_data_are_not_used(tmp_path):
+    run(task(), committed(tmp_path))
+    other = CommittedCheckpoints(
+        tmp_path / "checkpoints", tmp_path / "lease", 1, 2, {"data": "other"}
+    )
+    found, skipped = other.latest()
+    assert found is None and "was taken with other data" in skipped[0]
+    with pytest.raises(ArtifactError):
+        other._verified(sorted((tmp_path / "checkpoints").iterdir())[0])
+
+
+def test_a_superseded_process_commits_nothing_more(tmp_path):
+    checkpoints = committed(tmp_path)
+    Lease(tmp_path / "lease", 1).release()
+    assert Lease.acquire(tmp_path / "lease").token == 2
+    with pytest.raises(LeaseLostError):
+        run(task(), checkpoints)
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_vectors_are_spared_from_weight_decay():
+    optimizer = build_optimizer(OptimizerSpec(weight_decay=0.3), Net(Randomness()))
+    decays = {p.ndim: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decays == {2: 0.3, 1: 0.0}
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "linear", "cosine", "one_cycle"])
+def test_schedules_warm_up_and_stay_within_the_rate(name):
+    spec = ScheduleSpec(name=name, warmup_steps=10)
+    factors = [rate_factor(spec, step, 100) for step in range(100)]
+    assert factors[:10] == [(i + 1) / 10 for i in range(10)]
+    assert all(0 <= f <= 1 for f in factors)
+    if name in ("linear", "cosine", "one_cycle"):
+        assert factors[-1] < 0.05

@@ -1,0 +1,36 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. Each makes .venv first if it
+# is missing or older than what it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+
+.PHONY: quickstart test check bench schema clean
+
+quickstart: $(STAMP)
+	$(BIN)/python jobs/flights.py
+	$(BIN)/heliostat run jobs/quickstart.yaml
+	$(BIN)/heliostat run jobs/sweep.yaml
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python tests/bench/cold_run.py
+	$(BIN)/python tests/bench/reader.py
+	$(BIN)/python tests/bench/trial_overhead.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[dev,examples]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

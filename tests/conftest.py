@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TOKEN = "test-" + "0" * 40
+# Ray reads these once, when it is imported: the same on a laptop and in CI.
+os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
+os.environ.pop("RAY_ADDRESS", None)
 
 
 def free_port() -> int:
@@ -85,14 +93,10 @@ class RayHead:
 def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     """One head for the whole session, with token authentication, four CPUs and a dashboard."""
     port, dashboard = free_port(), free_port()
-    token = "test-" + "0" * 40
     environment = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    environment.pop("RAY_ADDRESS", None)
     log = (tmp_path_factory.mktemp("head") / "head.log").open("w")
     head = subprocess.Popen(
         [
@@ -104,40 +108,45 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
         ],
         env=environment, stdout=log, stderr=log,
     )  # fmt: skip
-    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
     address = f"127.0.0.1:{port}"
     try:
-        _wait_for_head(address, head)
-        yield RayHead(address, f"http://127.0.0.1:{dashboard}", token)
+        _wait_for_head(f"http://127.0.0.1:{dashboard}", head)
+        yield RayHead(address, f"http://127.0.0.1:{dashboard}", TOKEN)
     finally:
-        head.terminate()
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            head.kill()
+        for pid in reversed([head.pid, *descendants(head.pid)]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        head.wait(10)
         log.close()
 
 
-def _wait_for_head(address: str, head: subprocess.Popen[bytes]) -> None:
-    from ray._raylet import GcsClient
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`, parents first."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found
 
-    deadline = 90
-    for _ in range(deadline * 2):
+
+def _wait_for_head(dashboard: str, head: subprocess.Popen[bytes]) -> None:
+    """Until its dashboard answers, which comes up last; half a second between two looks."""
+    request = urllib.request.Request(
+        f"{dashboard}/api/version", headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+    for _ in range(180):
         if head.poll() is not None:
             raise RuntimeError(f"the Ray head ended with {head.returncode}")
         try:
-            GcsClient(address=address).get_all_node_info()
-            return
-        except Exception:  # not up yet, in whatever way
-            head_waits(0.5)
-    raise RuntimeError(f"the Ray head was not up within {deadline} seconds")
-
-
-def head_waits(seconds: float) -> None:
-    """Let the head get on; a poll's pause, not a hope."""
-    import threading
-
-    threading.Event().wait(seconds)
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except OSError:
+            threading.Event().wait(0.5)
+    raise RuntimeError("the Ray head was not up within 90 seconds")
 
 
 @pytest.fixture(scope="session")

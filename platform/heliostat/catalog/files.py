@@ -47,6 +47,7 @@ def _expand(source: str) -> list[tuple[Path, Path]]:
         raise UnavailableError(
             Problem("data.source", f"`{source}`: remote sources are not available yet")
         )
+    source = os.path.abspath(os.path.expanduser(source))
     path = Path(source)
     if path.is_dir():
         return [(path, file) for file in _data_files(path)]

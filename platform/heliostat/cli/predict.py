@@ -28,7 +28,7 @@ def command(
     from heliostat.train.predict import predict
 
     with connected(address) as cluster:
-        counts = predict(model, source, Path(target), int(cluster.cpus), show_progress)
+        counts = predict(model, source, Path(target).absolute(), int(cluster.cpus), show_progress)
     if as_json:
         print_json(counts | {"out": target})
     else:

@@ -6,6 +6,7 @@ split, seed, cleaning, scaling and model.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,11 @@ def prepare(
         return Prepared.open(final)
     folder.mkdir(parents=True, exist_ok=True)
     stage = stage_folder(folder)
-    shards = _pack_all(plan.catalog, plan.columns.packed, stage, num_tasks, progress)
+    try:
+        shards = _pack_all(plan.catalog, plan.columns.packed, stage, num_tasks, progress)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
     write_json(stage / MANIFEST, _manifest(plan, shards))
     publish_folder(stage, final)
     return Prepared.open(final)

@@ -110,7 +110,12 @@ def _goal(plan: Plan) -> str:
 def _needs(plan: Plan) -> str:
     resources = plan.job.spec.scale.resources
     noun = "a trial" if plan.trials else "in all"
-    text = f"{plan.cpus:g} CPUs {noun} = {plan.world.size} workers x {resources.cpu:g}"
+    workers = f"{plan.world.size} worker{'' if plan.world.size == 1 else 's'}"
+    text = f"{_counted(plan.cpus, 'CPU')} {noun} = {workers} x {resources.cpu:g}"
     if resources.gpu:
-        text += f"; {plan.gpus:g} GPUs = {plan.world.size} x {resources.gpu:g}"
+        text += f"; {_counted(plan.gpus, 'GPU')} = {workers} x {resources.gpu:g}"
     return text
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

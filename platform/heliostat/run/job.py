@@ -87,6 +87,7 @@ class _Clock:
 class _Outcome:
     metrics: Any
     details: Any
+    busy_seconds: float
     best: dict[str, Any] | None = None
     trials: dict[str, int] = field(default_factory=dict)
 
@@ -173,7 +174,7 @@ class _Run:
                 group = build_group(self.spec, self._ray_folder)
                 group.start()
             finished = drive(group, assignment, self.record, watch)
-        return _Outcome(finished.metrics, finished.details)
+        return _Outcome(finished.metrics, finished.details, finished.seconds["train"])
 
     def _start_early(self, cluster: Cluster) -> WorkerGroup | None:
         """Workers take seconds to come up: start them before the data is prepared, unless they
@@ -251,11 +252,10 @@ class _Run:
             "score": outcome.best.score,
         }
         trials = {"run": outcome.num_run, "reused": outcome.num_reused}
-        return _Outcome(outcome.metrics, outcome.details, best, trials)
+        return _Outcome(outcome.metrics, outcome.details, outcome.busy_seconds, best, trials)
 
     def _publish(self, outcome: _Outcome) -> Result:
         spec, plan = self.spec, self.plan
-        busy = self.clock.seconds.get("train", 0.0) + self.clock.seconds.get("tune", 0.0)
         self.clock.seconds["total"] = time.monotonic() - self.clock.started
         result = Result(
             name=spec.name,
@@ -266,7 +266,10 @@ class _Run:
             rows=self._counts,
             cleaning=self._dropped,
             seconds={k: round(v, 3) for k, v in self.clock.seconds.items()},
-            hours={"cpu": busy * plan.cpus / 3600, "gpu": busy * plan.gpus / 3600},
+            hours={
+                "cpu": outcome.busy_seconds * plan.cpus / 3600,
+                "gpu": outcome.busy_seconds * plan.gpus / 3600,
+            },
             versions=versions(),
             digests={
                 "data": plan.catalog.digest,
@@ -283,7 +286,7 @@ class _Run:
         page = write_report(self.folder)
         for side, metrics in result.metrics.items():
             self.console.line(
-                f"{side:<10}{metric_text(metrics)}", style="bold" if side == "test" else None
+                f"{side:<12}{metric_text(metrics)}", style="bold" if side == "test" else None
             )
         phases = "  ".join(f"{k} {v:.1f}s" for k, v in result.seconds.items())
         self.console.line(f"time      {phases}")

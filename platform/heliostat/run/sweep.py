@@ -35,6 +35,7 @@ class SweepOutcome:
     details: Mapping[str, Any]
     num_run: int
     num_reused: int
+    busy_seconds: float
 
 
 def tune_job(
@@ -87,7 +88,9 @@ def tune_job(
     metrics, details = ray.get(
         _score_best.remote(replace(assignment, model_folder=str(folder.model)))
     )
-    return SweepOutcome(best, metrics, details, len(trials) - known, known)
+    own = [r for r in ledger.records.values() if r.run == folder.reference]
+    busy = sum(record.seconds for record in own)
+    return SweepOutcome(best, metrics, details, len(trials) - known, known, busy)
 
 
 def _trials(

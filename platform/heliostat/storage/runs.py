@@ -33,7 +33,7 @@ class Storage:
         Raises:
             UserError: the folder cannot be made or written.
         """
-        root = Path(location).expanduser()
+        root = Path(location).expanduser().absolute()  # workers have other current folders
         try:
             root.mkdir(parents=True, exist_ok=True)
             if not (root / MARKER).exists():

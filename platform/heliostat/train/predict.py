@@ -6,6 +6,7 @@ them and writes one Parquet file: the source's columns, and the predictions besi
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -48,9 +49,13 @@ def predict(
     stage = stage_folder(target.parent)
     work = partial(_predict_unit, model=str(model.resolve()), folder=str(stage))
     rows = missing = 0
-    for result in run_units(units_of(catalog), work, num_tasks):
-        rows, missing = rows + result["rows"], missing + result["missing"]
-        progress(rows, catalog.num_rows)
+    try:
+        for result in run_units(units_of(catalog), work, num_tasks):
+            rows, missing = rows + result["rows"], missing + result["missing"]
+            progress(rows, catalog.num_rows)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
     if not publish_folder(stage, target):
         raise DataError(Problem("--out", f"`{target}` appeared while predicting"))
     return {"rows": rows, "without_prediction": missing}

@@ -113,7 +113,7 @@ class RayTrainGroup:
         if self._thread.is_alive():
             for actor in ray.get(self._mailbox.end.remote()):
                 ray.kill(actor)
-            self._thread.join(timeout=30)
+            self._thread.join(timeout=10)
         ray.kill(self._mailbox)
         self._thread = None
 

@@ -1,0 +1,95 @@
+"""Ray Jobs on a real head with token authentication."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+
+@pytest.fixture
+def site(tmp_path, ray_head):
+    """A site file with our head, one that refuses our token, and one that is not there."""
+    (tmp_path / "token").write_text(ray_head.token + "\n")
+    (tmp_path / "wrong").write_text("wrong" * 10)
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        f"storage: {tmp_path}/s\nclusters:\n"
+        f'  lab: {{address: "{ray_head.dashboard}", token_file: "{tmp_path}/token"}}\n'
+        f'  stranger: {{address: "{ray_head.dashboard}", token_file: "{tmp_path}/wrong"}}\n'
+        '  gone: {address: "http://127.0.0.1:9"}\n'
+        "  kube: {kuberay: {image: x}}\n"
+    )
+    return {"HELIOSTAT_SITE": str(path)}
+
+
+def test_a_job_is_sent_once_followed_and_found_again(heliostat, make_job, site, tmp_path):
+    job = make_job()
+    rendered = json.loads(heliostat("render", job, "--to", "lab", "--id", "one", env=site).stdout)
+    assert rendered["entrypoint"] == "python -m heliostat run job.json --id one"
+    assert rendered["submission_id"] == "small-one"
+    done = heliostat("submit", job, "--to", "lab", "--id", "one", "--wait", env=site)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("small/one\n") and "report    " in done.stdout
+    assert "heliostat logs -f small/one" in done.stderr
+    again = heliostat("submit", job, "--to", "lab", "--id", "one", env=site)
+    assert again.returncode == 0 and "nothing new was sent" in again.stderr
+    state = json.loads(heliostat("status", "small/one", "--json", env=site).stdout)
+    assert state["status"] == "SUCCEEDED" and state["attempt"] == 1
+    logs = heliostat("logs", "small/one", env=site).stdout
+    assert logs.count("report    ") == 1
+    assert heliostat("stop", "small/one", env=site).stdout.endswith(
+        "has ended already: SUCCEEDED\n"
+    )
+
+
+def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
+    job = make_job(
+        model="model: {kind: mlp, hidden: [64]}", train="train: {epochs: 4000, batch_size: 64}"
+    )
+    done = heliostat("submit", job, "--to", "lab", "--id", "long", env=site)
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 90
+    while "committed step" not in heliostat("logs", "small/long", env=site).stdout:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.5)
+    heliostat("stop", "small/long", env=site)
+    done = heliostat("logs", "-f", "small/long", env=site)
+    assert done.returncode == 3, done.stdout[-2000:]
+    assert "stopped at step" in done.stderr
+    assert "STOPPED" in heliostat("status", "small/long", env=site).stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "sentence"),
+    [
+        ("stranger", 1, "refuses our token"),
+        ("gone", 1, "no Ray cluster answers at http://127.0.0.1:9"),
+        ("lap", 2, "no cluster `lap`; did you mean `lab`?"),
+        ("kube", 2, "not available yet"),
+    ],
+)
+def test_clusters_that_cannot_be_used_say_why(heliostat, make_job, site, target, status, sentence):
+    done = heliostat("submit", make_job(), "--to", target, env=site)
+    assert done.returncode == status and sentence in done.stderr and done.stdout == ""
+
+
+def test_a_wrong_job_is_never_sent(heliostat, make_job, site):
+    done = heliostat("submit", make_job(), "--to", "lab", "--set", "data.ingest=stream", env=site)
+    assert done.returncode == 2 and "not available yet" in done.stderr
+
+
+def test_plain_ray_job_submit_runs_the_same_file(make_job, ray_head, tmp_path):
+    import subprocess
+    import sys
+
+    job = make_job(storage=f"storage: {tmp_path}/s")
+    done = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", ray_head.dashboard,
+         "--", sys.executable, "-m", "heliostat", "run", str(job), "--id", "plain"],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (tmp_path / "s" / "runs" / "small" / "plain" / "result.json").exists()

@@ -1,0 +1,177 @@
+"""Interrupted equals uninterrupted, through the public command and with real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from heliostat.storage.files import read_json
+from heliostat.storage.segments import read_rows
+from tests.conftest import descendants
+
+pytestmark = pytest.mark.slow
+
+JOB = """
+name: fault
+seed: 3
+data:
+  source: SOURCE
+  target: late
+  task: binary
+  features: {carrier: category, origin: category, dest: category, sched_dep_time: number,
+             distance: number, month: number, day: number, hour: number, dep_delay: number}
+model: {kind: mlp, hidden: [32, 32], dropout: 0.1}
+train: {epochs: EPOCHS, batch_size: 1024}
+scale: {workers: WORKERS, checkpoint: {every_steps: 50}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, flights):
+    folder = tmp_path_factory.mktemp("faults")
+
+    def write(workers: int, epochs: int = 6) -> Path:
+        path = folder / f"job-{workers}-{epochs}.yaml"
+        text = JOB.replace("SOURCE", str(flights)).replace("WORKERS", str(workers))
+        path.write_text(text.replace("EPOCHS", str(epochs)) + f"storage: {folder}/s\n")
+        return path
+
+    write.storage = folder / "s"
+    return write
+
+
+class Running:
+    """`heliostat run` in the background, with an eye on its run folder."""
+
+    def __init__(self, path: Path, run_id: str, storage: Path) -> None:
+        self.folder = storage / "runs" / "fault" / run_id
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "heliostat", "run", str(path), "--id", run_id],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if any(text in row["line"] for row in read_rows(self.folder / "logs")):
+                return
+            assert self.process.poll() is None, self.process.communicate()
+            threading.Event().wait(0.05)
+        raise AssertionError(f"`{text}` was not said within {seconds} seconds")
+
+    def workers(self) -> list[int]:
+        """The training processes among our own descendants, by their titles."""
+        found = []
+        for pid in descendants(self.process.pid):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if title.startswith((b"ray::_Worker", b"ray::RayTrainWorker")):
+                found.append(pid)
+        return found
+
+    def end(self, seconds: float = 180) -> tuple[int, str]:
+        _, told = self.process.communicate(timeout=seconds)
+        return self.process.returncode, told
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "weights.safetensors").read_bytes()
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    rows = [row for row in read_rows(folder / "metrics") if "train/loss" in row]
+    return [(row["step"], row["train/loss"]) for row in rows]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1-worker", "2-workers"])
+def undisturbed(request, place):
+    run = Running(place(request.param), f"clean-{request.param}", place.storage)
+    status, told = run.end()
+    assert status == 0, told
+    return request.param, run.folder
+
+
+def test_a_killed_worker_is_replaced_and_nothing_changes(place, undisturbed):
+    workers, clean = undisturbed
+    run = Running(place(workers), f"worker-{workers}", place.storage)
+    run.wait_for("committed step 400")
+    os.kill(run.workers()[-1], signal.SIGKILL)
+    status, told = run.end()
+    assert status == 0, told
+    assert "a worker was lost" in told and "resumed at step" in told
+    assert weights(run.folder) == weights(clean) and losses(run.folder) == losses(clean)
+
+
+def test_a_killed_driver_is_resumed_and_nothing_changes(place, undisturbed, heliostat):
+    workers, clean = undisturbed
+    run = Running(place(workers), f"driver-{workers}", place.storage)
+    run.wait_for("committed step 400")
+    run.process.kill()
+    run.process.communicate()
+    storage = ("--storage", place.storage)
+    reference = f"fault/driver-{workers}"
+    told = heliostat("status", reference, *storage).stdout
+    assert "INTERRUPTED" in told and "no heartbeat" in told
+    done = heliostat("run", place(workers), "--resume", reference)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr
+    assert weights(run.folder) == weights(clean) and losses(run.folder) == losses(clean)
+    assert read_json(run.folder / "state.json")["attempt"] == 2
+
+
+def test_ctrl_c_stops_after_a_checkpoint_and_resume_goes_on(place, undisturbed, heliostat):
+    workers, clean = undisturbed
+    if workers == 2:
+        pytest.skip("the same path as with one worker")
+    run = Running(place(workers), "ctrl-c", place.storage)
+    run.wait_for("committed step 100")
+    run.process.send_signal(signal.SIGINT)
+    status, told = run.end()
+    assert status == 3 and "stopped at step" in told and "Traceback" not in told
+    assert read_json(run.folder / "state.json")["status"] == "STOPPED"
+    done = heliostat("run", place(workers), "--id", "ctrl-c", "--json")  # the same id goes on
+    assert done.returncode == 0, done.stderr
+    assert weights(run.folder) == weights(clean)
+    again = heliostat("run", place(workers), "--id", "ctrl-c", "--json")  # and is never run twice
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+
+
+def test_a_request_to_stop_and_a_second_driver(place, undisturbed, heliostat):
+    workers, _ = undisturbed
+    if workers == 2:
+        pytest.skip("the same path as with one worker")
+    run = Running(place(1, epochs=60), "asked", place.storage)
+    run.wait_for("committed step 100")
+    second = Running(place(1, epochs=60), "asked", place.storage)  # attaches: never two writers
+    storage = ("--storage", place.storage)
+    assert "RUNNING" in heliostat("status", "fault/asked", *storage).stdout
+    said = heliostat("stop", "fault/asked", *storage).stdout
+    assert "will commit a checkpoint and stop" in said
+    assert run.end()[0] == 3
+    status, told = second.end()
+    assert status == 3 and "is running elsewhere; following it" in told
+    followed = heliostat("logs", "-f", "fault/asked", *storage)
+    assert followed.returncode == 3 and "committed step 100" in followed.stdout
+
+
+def test_a_resume_may_change_scale_but_not_what_is_learned(place, undisturbed, heliostat):
+    workers, _ = undisturbed
+    if workers == 2:
+        pytest.skip("the same path as with one worker")
+    run = Running(place(1), "changed", place.storage)
+    run.wait_for("committed step 100")
+    run.process.kill()
+    run.process.communicate()
+    refused = heliostat("run", place(1), "--id", "changed", "--set", "train.batch_size=512")
+    assert refused.returncode == 2
+    assert "train.batch_size: 1024 became 512" in refused.stderr
+    done = heliostat("run", place(1), "--id", "changed", "--set", "scale.checkpoint.keep=3")
+    assert done.returncode == 0 and "changed   scale.checkpoint.keep: 2 -> 3" in done.stderr

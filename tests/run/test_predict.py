@@ -1,0 +1,112 @@
+"""A finished run, in fresh processes, from `model/` alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+NETWORK = {
+    "model": "model: {kind: mlp, hidden: [8]}",
+    "train": "train: {epochs: 3, batch_size: 64, optimizer: {learning_rate: 0.01}}",
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "parts"),
+    [
+        ("late", "binary", NETWORK),
+        ("kind", "multiclass", {}),
+        ("amount", "regression", {"model": "model: {kind: linear}", "train": ""}),
+    ],
+)
+def test_predictions_agree_with_training(
+    heliostat, make_job, table, tmp_path, ray_head, target, task, parts
+):
+    env = {"RAY_ADDRESS": ray_head.address}
+    data = f"data:\n  source: {table}\n  target: {target}\n  task: {task}\n"
+    data += "  features: {x: number, z: number, count: number, color: category}\n"
+    data += "  split: {method: random, validation: 0, test: 0}"
+    job = make_job(data=data, **parts)
+    done = heliostat("run", job, "--set", f"storage={tmp_path}/s", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    trained = json.loads(done.stdout)["metrics"]["train"]
+    model = shutil.copytree(
+        tmp_path / "s" / "runs" / json.loads(done.stdout)["run"] / "model", tmp_path / "model"
+    )
+    shutil.rmtree(tmp_path / "s")  # nothing of the run is left
+    done = heliostat(
+        "evaluate", model, "--data", table, "--json", "--storage", tmp_path / "s2", env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"] == trained  # the same rows: the same bits
+
+    done = heliostat(
+        "predict",
+        model,
+        "--data",
+        table,
+        "--out",
+        tmp_path / "out",
+        "--storage",
+        tmp_path / "s2",
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    predicted, source = pq.read_table(tmp_path / "out"), pq.read_table(table)
+    assert predicted.num_rows == source.num_rows
+    assert predicted.select(source.column_names).equals(source)
+    assert predicted["prediction"].type == source[target].type
+    if task != "regression":
+        hits = [
+            a == b
+            for a, b in zip(
+                predicted["prediction"].to_pylist(), source[target].to_pylist(), strict=True
+            )
+        ]
+        assert sum(hits) / len(hits) == pytest.approx(trained["accuracy"])
+    done = heliostat("predict", model, "--data", table, "--out", tmp_path / "out", env=env)
+    assert done.returncode == 2 and "exists; name a new folder" in done.stderr
+
+
+CODE = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, shape, scale=1.0):
+        super().__init__()
+        self.layer = torch.nn.Linear(shape.num_numbers, shape.num_outputs)
+        self.scale = scale
+    def forward(self, numbers, categories):
+        return self.layer(numbers) * self.scale
+"""
+
+
+def test_own_code_is_kept_with_the_model_and_an_edit_is_another_trial(
+    heliostat, make_job, table, tmp_path, ray_head
+):
+    env = {"RAY_ADDRESS": ray_head.address}
+    (tmp_path / "own" / "mine").mkdir(parents=True)
+    (tmp_path / "own" / "mine" / "net.py").write_text(CODE)
+    job = make_job(
+        code="code: {path: own}", model='model: {kind: custom, class: "mine.net:Net", args: {scale: 2.0}}',
+        train="train: {epochs: 2, batch_size: 128}",
+        tune="tune: {search: grid, space: {train.optimizer.learning_rate: [0.01, 0.02]}}",
+    )  # fmt: skip
+    arguments = ("run", job, "--set", f"storage={tmp_path}/s", "--json")
+    first = json.loads(heliostat(*arguments, env=env).stdout)
+    assert first["trials"] == {"run": 2, "reused": 0}
+    assert json.loads(heliostat(*arguments, env=env).stdout)["trials"] == {"run": 0, "reused": 2}
+    (tmp_path / "own" / "mine" / "net.py").write_text(CODE + "# edited\n")
+    edited = json.loads(heliostat(*arguments, env=env).stdout)
+    assert edited["trials"] == {"run": 2, "reused": 0}
+    assert edited["digests"]["code"] != first["digests"]["code"]
+    shutil.rmtree(tmp_path / "own")
+    model = tmp_path / "s" / "runs" / first["run"] / "model"
+    assert (model / "code" / "mine" / "net.py").read_text() == CODE
+    done = heliostat("evaluate", model, "--data", table, env=env)
+    assert done.returncode == 0, done.stderr
+    (model / "code" / "mine" / "net.py").write_text(CODE + "# changed after training\n")
+    done = heliostat("evaluate", model, "--data", table, env=env)
+    assert done.returncode == 1 and "has changed since the model was trained" in done.stderr

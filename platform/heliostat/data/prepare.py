@@ -41,8 +41,9 @@ def prepare(
         return Prepared.open(final)
     folder.mkdir(parents=True, exist_ok=True)
     stage = stage_folder(folder)
+    patience = plan.job.spec.limits.start_minutes * 60
     try:
-        shards = _pack_all(plan.catalog, plan.columns.packed, stage, num_tasks, progress)
+        shards = _pack_all(plan.catalog, plan.columns.packed, stage, num_tasks, patience, progress)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
@@ -61,12 +62,13 @@ def _pack_all(
     columns: Sequence[PackedColumn],
     stage: Path,
     num_tasks: int,
+    patience_seconds: float,
     progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     results: dict[int, dict[str, Any]] = {}
     done = 0
     work = partial(_pack_unit, columns=tuple(columns), folder=str(stage))
-    for result in run_units(units_of(catalog), work, num_tasks):
+    for result in run_units(units_of(catalog), work, num_tasks, patience_seconds):
         results[result.pop("index")] = result
         done += result["rows"]
         progress(done, catalog.num_rows)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, RowGroup
-from heliostat.errors import DataError, Problem
+from heliostat.errors import DataError, PlacementError, Problem
 
 ROWS_PER_UNIT = 65_536
+DEFAULT_PATIENCE_SECONDS = 1200.0
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,17 @@ def units_of(catalog: Catalog) -> list[Unit]:
 
 
 def run_units(
-    units: Sequence[Unit], work: Callable[[Unit], dict[str, Any]], num_tasks: int
+    units: Sequence[Unit],
+    work: Callable[[Unit], dict[str, Any]],
+    num_tasks: int,
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
 ) -> Iterator[dict[str, Any]]:
     """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added; at
     most `num_tasks` are at work at once.
 
     Raises:
         DataError: as soon as a unit meets damaged data; the message names file and row group.
+        PlacementError: nothing came back for `patience_seconds`: the tasks get no CPU.
     """
     import ray.data  # ray.data takes a second to import; only the passes themselves need it
 
@@ -63,11 +70,48 @@ def run_units(
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     num_tasks = max(1, min(num_tasks, len(items)))
-    for row in dataset.map(partial(_guarded, work), concurrency=num_tasks).iter_rows():
+    rows = dataset.map(partial(_guarded, work), concurrency=num_tasks).iter_rows()
+    for row in _within(rows, patience_seconds):
         answer = json.loads(row["answer"])
         if "problem" in answer:
             raise DataError(Problem(*answer["problem"]))
         yield answer["result"] | {"index": answer["index"]}
+
+
+def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator[dict[str, Any]]:
+    """`rows`, as long as one follows the other in time; Ray Data itself would wait for ever."""
+    arrived: queue.Queue[Any] = queue.Queue()
+
+    def fetch() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+            arrived.put(None)
+        except Exception as error:  # raised again where the rows are wanted
+            arrived.put(error)
+
+    threading.Thread(target=fetch, daemon=True, name="ray-data").start()
+    while True:
+        try:
+            row = arrived.get(timeout=patience_seconds)
+        except queue.Empty:
+            raise PlacementError(_starving(patience_seconds)) from None
+        if row is None:
+            return
+        if isinstance(row, Exception):
+            raise row
+        yield row
+
+
+def _starving(patience_seconds: float) -> str:
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return (
+        f"no data task has ended for {patience_seconds / 60:g} minutes (`limits.start_minutes`): "
+        f"each needs 1 CPU, the cluster has {total.get('CPU', 0):g}, {free.get('CPU', 0):g} of "
+        "them free. Wait for other jobs to end, or use a larger cluster"
+    )
 
 
 def _guarded(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:

@@ -186,13 +186,15 @@ def _info(client: Any, submission: str) -> Any:
 
 @contextmanager
 def _plain_errors(cluster: AddressCluster) -> Iterator[None]:
+    from ray.exceptions import RayError
+
     try:
         yield
     except ConnectionError as error:
         raise LaunchError(f"no Ray cluster answers at {cluster.address}") from error
-    except RuntimeError as error:
+    except (RuntimeError, RayError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        if "401" in first or "403" in first or "nauthoriz" in str(error):
+        if "uthentication" in first or "401" in first or "403" in first:
             first = "it refuses our token; set `token_env` or `token_file` in the site file"
         raise LaunchError(f"the cluster at {cluster.address}: {first}") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from heliostat.errors import LaunchError, StoppedError, UserError
+from heliostat.errors import LaunchError, StoppedError, UnknownOutcomeError, UserError
 from heliostat.launch import ray_job
 from heliostat.launch.sent import Sent, all_sent, find_sent
 from heliostat.launch.target import find_cluster
@@ -113,4 +113,5 @@ def result_error(reference: str, state: dict[str, Any]) -> Exception:
     """The error for a run that has no folder here."""
     if state["status"] == "STOPPED":
         return StoppedError(f"{reference} was stopped before it began")
-    return LaunchError(f"{reference} is {state['status']}: {state.get('error')}")
+    sentence = f"{reference} is {state['status']}: {state.get('error')}"
+    return LaunchError(sentence) if state["status"] == "FAILED" else UnknownOutcomeError(sentence)

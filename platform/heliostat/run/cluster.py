@@ -64,6 +64,8 @@ def quiet_environment() -> None:
     for callbacks in ("RAY_TRAIN_CALLBACKS", "RAY_TUNE_CALLBACKS", "RAY_DATA_EXECUTION_CALLBACKS"):
         os.environ.pop(callbacks, None)  # would load code that no job file names
     logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray.tune", "ray.air", "ray.train"):  # what fails there, we tell ourselves
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def require_capacity(cluster: Cluster, workers: int, cpu: float, gpu: float) -> None:

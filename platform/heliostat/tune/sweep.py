@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
-from ray.exceptions import RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from heliostat.errors import InterruptedRunError, StoppedError, TrainError
@@ -23,7 +22,7 @@ from heliostat.spec.metrics import Goal
 from heliostat.spec.tune import AshaScheduler, TuneSpec
 from heliostat.train.assignment import Assignment
 from heliostat.train.stopping import better
-from heliostat.train.workers import GroupSpec
+from heliostat.train.workers import GroupSpec, placement_sentence
 from heliostat.tune.asha import goes_on
 from heliostat.tune.ledger import CUT, FAILED, FINISHED, Ledger, Trial, TrialRecord
 from heliostat.tune.trainable import TrialActor, TrialContext
@@ -185,12 +184,14 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         self.ended: set[int] = set()
         self.stopper = _Stopper(self)
         self.why_ended = ""
+        self.moved = time.time()
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()  # see _Stopper
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A trial has reached a rung."""
+        self.moved = time.time()
         ours = self.by_index[trial.config["index"]]
         rung = result["rung"]
         if rung is None:
@@ -221,9 +222,7 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A trial's process has died more often than `limits.failures`."""
         ours = self.by_index[trial.config["index"]]
-        error = trial.get_error()
-        reason = _last_line(error.cause if isinstance(error, RayTaskError) else error)
-        result = {"error": reason, "progress": 0, "score": None, "metrics": "{}"}
+        result = {"error": "its process died", "progress": 0, "score": None, "metrics": "{}"}
         self._end(ours, FAILED, result | {"trial_seconds": 0.0})
 
     def should_end(self) -> bool:
@@ -236,12 +235,19 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
             self.why_ended = "time"
         elif sweep.stop_requested():
             self.why_ended = "stop"
+        elif time.time() - self._last_moved() > self._stall_seconds:
+            self.why_ended = "stall"
         return bool(self.why_ended)
 
     def check_end(self) -> None:
         """Raise why the sweep ended early, if it did."""
         if self.why_ended == "stop":
             raise StoppedError(f"stopped after {self.num_ended} of {self.num_pending} trials")
+        if self.why_ended == "stall":
+            raise InterruptedRunError(
+                f"no trial has moved for {self._stall_seconds / 60:g} minutes "
+                f"(`limits.stall_minutes`): {placement_sentence(self.sweep.group)}"
+            )
         if self.why_ended == "time":
             raise InterruptedRunError("the time limit `limits.hours` is over")
         if self.num_failed and (self.why_ended or self.num_failed == self.num_pending):
@@ -253,8 +259,20 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         if self.num_ended < self.num_pending:
             raise InterruptedRunError(f"only {self.num_ended} of {self.num_pending} trials ended")
 
+    @property
+    def _stall_seconds(self) -> float:
+        return self.sweep.plan.job.spec.limits.stall_minutes * 60
+
+    def _last_moved(self) -> float:
+        """When a trial last reported here, or wrote to its own metric file."""
+        if time.time() - self.moved > self._stall_seconds:
+            files = self.sweep.metrics_folder.glob("trial-*.jsonl")
+            self.moved = max([self.moved, *(path.stat().st_mtime for path in files)])
+        return self.moved
+
     def _end(self, trial: Trial, status: str, result: Mapping[str, Any]) -> None:
         before = self.sweep.best()
+        self.moved = time.time()
         self.ended.add(trial.index)
         self.num_ended += 1
         self.num_failed += status == FAILED
@@ -273,11 +291,6 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         if best is None or best.id != trial.id:
             shutil.rmtree(self.sweep.models / trial.id, ignore_errors=True)
         self.sweep.view.trial_ended(self.sweep.ledger.records[trial.id], best, self.num_ended)
-
-
-def _last_line(error: BaseException | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'its process died'}"
 
 
 def _best_of(records: Sequence[TrialRecord], goal: Goal) -> TrialRecord:

@@ -60,6 +60,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             result |= self._advance()
         except HeliostatError as error:
             result |= {"status": "failed", "error": str(error)}
+        except Exception as error:  # Tune would tell its type but not its text
+            result |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         result |= {
             "score": self._score,
             "progress": self._progress,
@@ -123,7 +125,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
 def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:
     """The events of a trial with several workers, which sit in Tune's own placement group."""
-    group = ActorGroup(spec, ray.util.get_current_placement_group(), first_bundle=1)
+    # Ray leaves the empty bundle of the trial's own actor out of the group.
+    group = ActorGroup(spec, ray.util.get_current_placement_group(), first_bundle=0)
     group.start()
     try:
         group.run(train_worker, assignment)

@@ -11,7 +11,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return [
+        text for name, text in re.findall(r"```(\w*)\n(.*?)```", README, re.S) if name == language
+    ]
 
 
 def test_every_command_exists(heliostat):

@@ -91,16 +91,25 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["train/loss"]) for row in rows]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1-worker", "2-workers"])
-def undisturbed(request, place):
-    run = Running(place(request.param), f"clean-{request.param}", place.storage)
-    status, told = run.end()
-    assert status == 0, told
-    return request.param, run.folder
+@pytest.fixture(scope="module")
+def undisturbed(place):
+    """The folder of a run that nobody touched, by its number of workers."""
+    folders: dict[int, Path] = {}
+
+    def folder(workers: int) -> Path:
+        if workers not in folders:
+            run = Running(place(workers), f"clean-{workers}", place.storage)
+            status, told = run.end()
+            assert status == 0, told
+            folders[workers] = run.folder
+        return folders[workers]
+
+    return folder
 
 
-def test_a_killed_worker_is_replaced_and_nothing_changes(place, undisturbed):
-    workers, clean = undisturbed
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_replaced_and_nothing_changes(place, undisturbed, workers):
+    clean = undisturbed(workers)
     run = Running(place(workers), f"worker-{workers}", place.storage)
     run.wait_for("committed step 400")
     os.kill(run.workers()[-1], signal.SIGKILL)
@@ -110,8 +119,9 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(place, undisturbed):
     assert weights(run.folder) == weights(clean) and losses(run.folder) == losses(clean)
 
 
-def test_a_killed_driver_is_resumed_and_nothing_changes(place, undisturbed, heliostat):
-    workers, clean = undisturbed
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_driver_is_resumed_and_nothing_changes(place, undisturbed, heliostat, workers):
+    clean = undisturbed(workers)
     run = Running(place(workers), f"driver-{workers}", place.storage)
     run.wait_for("committed step 400")
     run.process.kill()
@@ -128,26 +138,21 @@ def test_a_killed_driver_is_resumed_and_nothing_changes(place, undisturbed, heli
 
 
 def test_ctrl_c_stops_after_a_checkpoint_and_resume_goes_on(place, undisturbed, heliostat):
-    workers, clean = undisturbed
-    if workers == 2:
-        pytest.skip("the same path as with one worker")
-    run = Running(place(workers), "ctrl-c", place.storage)
+    clean = undisturbed(1)
+    run = Running(place(1), "ctrl-c", place.storage)
     run.wait_for("committed step 100")
     run.process.send_signal(signal.SIGINT)
     status, told = run.end()
     assert status == 3 and "stopped at step" in told and "Traceback" not in told
     assert read_json(run.folder / "state.json")["status"] == "STOPPED"
-    done = heliostat("run", place(workers), "--id", "ctrl-c", "--json")  # the same id goes on
+    done = heliostat("run", place(1), "--id", "ctrl-c", "--json")  # the same id goes on
     assert done.returncode == 0, done.stderr
     assert weights(run.folder) == weights(clean)
-    again = heliostat("run", place(workers), "--id", "ctrl-c", "--json")  # and is never run twice
+    again = heliostat("run", place(1), "--id", "ctrl-c", "--json")  # and is never run twice
     assert json.loads(again.stdout) == json.loads(done.stdout)
 
 
-def test_a_request_to_stop_and_a_second_driver(place, undisturbed, heliostat):
-    workers, _ = undisturbed
-    if workers == 2:
-        pytest.skip("the same path as with one worker")
+def test_a_request_to_stop_and_a_second_driver(place, heliostat):
     run = Running(place(1, epochs=60), "asked", place.storage)
     run.wait_for("committed step 100")
     second = Running(place(1, epochs=60), "asked", place.storage)  # attaches: never two writers
@@ -162,10 +167,7 @@ def test_a_request_to_stop_and_a_second_driver(place, undisturbed, heliostat):
     assert followed.returncode == 3 and "committed step 100" in followed.stdout
 
 
-def test_a_resume_may_change_scale_but_not_what_is_learned(place, undisturbed, heliostat):
-    workers, _ = undisturbed
-    if workers == 2:
-        pytest.skip("the same path as with one worker")
+def test_a_resume_may_change_scale_but_not_what_is_learned(place, heliostat):
     run = Running(place(1), "changed", place.storage)
     run.wait_for("committed step 100")
     run.process.kill()
@@ -175,3 +177,43 @@ def test_a_resume_may_change_scale_but_not_what_is_learned(place, undisturbed, h
     assert "train.batch_size: 1024 became 512" in refused.stderr
     done = heliostat("run", place(1), "--id", "changed", "--set", "scale.checkpoint.keep=3")
     assert done.returncode == 0 and "changed   scale.checkpoint.keep: 2 -> 3" in done.stderr
+
+
+HANGING = """
+import threading
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.layer = torch.nn.Linear(shape.num_numbers, shape.num_outputs)
+        self.calls = 0
+    def forward(self, numbers, categories):
+        self.calls += 1
+        if self.calls == 30:
+            threading.Event().wait()
+        return self.layer(numbers)
+"""
+
+
+def test_a_worker_that_hangs_ends_the_run_with_a_sentence(place, heliostat):
+    folder = place.storage.parent / "hanging"
+    folder.mkdir()
+    (folder / "net.py").write_text(HANGING)
+    settings = [
+        f"code={{path: {folder}}}", "model={kind: custom, class: 'net:Net'}",
+        "limits.stall_minutes=0.05",
+    ]  # fmt: skip
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    done = heliostat("run", place(1), "--id", "hangs", *arguments)
+    assert done.returncode == 5, done.stderr
+    assert "nothing has moved for 0.05 minutes (`limits.stall_minutes`)" in done.stderr
+    storage = ("--storage", place.storage)
+    assert "INTERRUPTED" in heliostat("status", "fault/hangs", *storage).stdout
+
+
+def test_what_cannot_be_placed_ends_with_the_sum(place, heliostat):
+    done = heliostat("run", place(1), "--set", "scale.workers=64")
+    assert done.returncode == 5, done.stderr
+    assert "64 workers x 1 = 64 CPUs, this cluster has" in done.stderr
+    done = heliostat("run", place(1), "--set", "scale.resources.gpu=3")
+    assert done.returncode == 5 and "1 workers x 3 = 3 GPUs" in done.stderr

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from heliostat.catalog.code import CODE_FOLDER, copy_code
 from heliostat.data.prepare import is_prepared, prepare
+from heliostat.data.units import units_of
 from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
@@ -36,6 +37,7 @@ from heliostat.train.versions import versions
 from heliostat.train.workers import WorkerGroup
 
 DEFAULT_STORAGE = "runs"
+SMALL_SOURCE_UNITS = 8
 
 
 def run_job(
@@ -198,7 +200,8 @@ class _Run:
         plan = self.plan
         reused = is_prepared(plan, self.storage.prepared)
         with self.clock.phase("prepare"):
-            prepared = prepare(plan, self.storage.prepared, int(cluster.cpus), self._preparing)
+            tasks = self._data_tasks(cluster)
+            prepared = prepare(plan, self.storage.prepared, tasks, self._preparing)
         how = (
             "found prepared"
             if reused
@@ -225,6 +228,14 @@ class _Run:
         for reason, count in self._dropped.items():
             self.console.line(f"cleaned   {count:,} of {prepared.num_rows:,} rows: {reason}")
         return assignment
+
+    def _data_tasks(self, cluster: Cluster) -> int:
+        """How many units to pack at once: on all CPUs; but for a small source beside workers
+        that are still starting, a task's own start costs more than it saves.
+        """
+        cpus = int(cluster.cpus)
+        small = len(units_of(self.plan.catalog)) <= SMALL_SOURCE_UNITS
+        return max(1, cpus - int(self.plan.cpus)) if small else cpus
 
     def _preparing(self, done: int, total: int) -> None:
         if self.record.stop_requested():

@@ -72,6 +72,14 @@ def test_trials_with_two_workers_sit_in_tunes_placement_group(sweep):
     assert result["trials"] == {"run": 2, "reused": 0}
 
 
+def test_a_sweep_over_kinds_of_models_fits_each_its_own_way(sweep):
+    """A tree keeps missing numbers, a linear model cannot: each trial has its own transforms."""
+    tune = "tune: {search: grid, space: {model.kind: [tree, linear, knn]}}"
+    result, _ = sweep(0, model="model: {kind: tree}", train="", tune=tune)
+    assert result["trials"] == {"run": 3, "reused": 0}
+    assert result["metrics"]["test"]["auc"] > 0.6
+
+
 def test_a_failing_trial_is_a_row_and_too_many_end_the_sweep(
     heliostat, make_job, tmp_path, ray_head
 ):

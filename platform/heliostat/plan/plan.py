@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, read_catalog
-from heliostat.errors import PlanError, Problem, SpecError, UnavailableError
+from heliostat.errors import PlanError, Problem, UnavailableError, UserError
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
 from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
@@ -130,7 +130,7 @@ def plan_job(job: Job) -> Plan:
         world=_world(job),
         batches=_batches(job, counts),
         memory=memory,
-        trials=_trials(job),
+        trials=_trials(job, catalog, columns),
         rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
         unchecked=_unchecked(counts),
     )
@@ -199,7 +199,7 @@ def _batches(job: Job, counts: SplitCounts | None) -> Batches | None:
     return Batches(rows, -(-rows // spec.scale.num_workers), per_epoch, steps)
 
 
-def _trials(job: Job) -> tuple[Configuration, ...]:
+def _trials(job: Job, catalog: Catalog, columns: Columns) -> tuple[Configuration, ...]:
     tune = job.spec.tune
     if tune is None:
         return ()
@@ -212,8 +212,8 @@ def _trials(job: Job) -> tuple[Configuration, ...]:
             continue
         try:
             corner = job.replace({key: value})
-            problems += consistency_problems(corner) or unavailable_parts(corner)
-        except SpecError as error:
+            problems += _corner_problems(corner, key, catalog, columns)
+        except UserError as error:
             problems += [
                 Problem(p.place, f"tune.space.{key} = {value}: {p.message}", p.hint)
                 for p in error.problems
@@ -224,6 +224,18 @@ def _trials(job: Job) -> tuple[Configuration, ...]:
         return tuple(configurations(tune, job.spec.seed))
     except ValueError as error:
         raise PlanError(job.problem("tune.space", str(error))) from None
+
+
+def _corner_problems(corner: Job, key: str, catalog: Catalog, columns: Columns) -> list[Problem]:
+    """What is wrong with a job at a corner of the space. All trials share one prepared copy."""
+    problems = consistency_problems(corner) or unavailable_parts(corner)
+    if not problems and resolve_columns(corner, catalog).packed != columns.packed:
+        problems = [
+            corner.problem(
+                f"tune.space.{key}", "searching which columns to use is not available yet"
+            )
+        ]
+    return problems
 
 
 def _unchecked(counts: SplitCounts | None) -> tuple[str, ...]:

@@ -15,9 +15,8 @@ from heliostat.spec.identity import digest_of
 from heliostat.spec.job import JobSpec
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.lease import Lease
-from heliostat.storage.runs import RunFolder, Storage, new_run_id
+from heliostat.storage.runs import IDENTITY, RunFolder, Storage, new_run_id
 
-IDENTITY = "identity.json"
 FREE_KEYS = ("scale", "limits", "cluster", "labels", "storage", "secrets", "track")
 GROWING_KEYS = ("trials", "concurrency", "space")
 

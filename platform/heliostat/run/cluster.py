@@ -59,7 +59,6 @@ def connected(address: str | None) -> Iterator[Cluster]:
 def quiet_environment() -> None:
     """Ray's chatter off, and nothing of ours left to its defaults in the environment."""
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     for callbacks in ("RAY_TRAIN_CALLBACKS", "RAY_TUNE_CALLBACKS", "RAY_DATA_EXECUTION_CALLBACKS"):
         os.environ.pop(callbacks, None)  # would load code that no job file names

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from heliostat.parallel.world import SoloWorld
+from heliostat.plan.columns import resolve_columns
 from heliostat.plan.plan import Plan
 from heliostat.report.console import Console, duration_text, number_text
 from heliostat.run.cluster import Cluster
@@ -104,7 +105,12 @@ def _trials(
         value = job.spec.model_dump(mode="json", by_alias=True)
         trials.append(Trial(identity, index, config))
         assignments[index] = replace(
-            base, job=value, model_folder=str(models / identity), place=None, final=False
+            base,
+            job=value,
+            columns=resolve_columns(job, plan.catalog),  # fillings and scalings go by the model
+            model_folder=str(models / identity),
+            place=None,
+            final=False,
         )
     return trials, assignments
 

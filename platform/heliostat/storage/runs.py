@@ -17,6 +17,7 @@ from heliostat.storage.lease import read_holder
 
 ID_PATTERN = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")
 MARKER = "heliostat.json"
+IDENTITY = "identity.json"  # what a run began as; the first file of its folder
 RUNNING_STATES = ("PENDING", "RUNNING")
 
 
@@ -65,8 +66,9 @@ class Storage:
     def runs(self, name: str | None = None) -> Iterator[RunFolder]:
         """Every run, oldest first."""
         folders = (self.root / "runs").glob(f"{name or '*'}/*/state.json")
-        for path in sorted(folders, key=lambda path: (path.parent / "job.yaml").stat().st_mtime):
-            yield RunFolder(path.parent)
+        runs = [path.parent for path in folders if (path.parent / IDENTITY).exists()]
+        for folder in sorted(runs, key=lambda folder: (folder / IDENTITY).stat().st_mtime):
+            yield RunFolder(folder)
 
     def find(self, reference: str) -> RunFolder:
         """The run called NAME (its latest) or NAME/ID, or the folder of one.

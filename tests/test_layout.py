@@ -43,10 +43,10 @@ def test_modules_and_functions_stay_small(path):
     "code",
     [
         "import heliostat; heliostat.load_job, heliostat.plan_job, heliostat.Result",
-        "from heliostat.cli.main import main; main(['plan', 'JOB'])",
-        "from heliostat.cli.main import main; main(['schema'])",
-        "from heliostat.cli.main import main; main(['init', 'SOURCE'])",
-        "from heliostat.cli.main import main; main(['status', '--storage', 'STORAGE'])",
+        "from heliostat.cli.main import cli; run = lambda a: cli.main(a, standalone_mode=False); run(['plan', 'JOB'])",
+        "from heliostat.cli.main import cli; run = lambda a: cli.main(a, standalone_mode=False); run(['schema'])",
+        "from heliostat.cli.main import cli; run = lambda a: cli.main(a, standalone_mode=False); run(['init', 'SOURCE'])",
+        "from heliostat.cli.main import cli; run = lambda a: cli.main(a, standalone_mode=False); run(['status', '--storage', 'STORAGE'])",
     ],
 )
 def test_planning_loads_neither_ray_nor_torch(code, make_job, table, tmp_path):

@@ -94,3 +94,14 @@ def test_a_nested_column_is_refused_by_name(heliostat, tmp_path):
     done = heliostat("plan", tmp_path / "job.yaml")
     assert done.returncode == 2
     assert "column `a` (list<element: int64>) is nested; write `a: ignore`" in done.stderr
+
+
+def test_the_sites_storage_and_limits_stand_where_the_job_has_none(make_job, tmp_path, monkeypatch):
+    from heliostat.cli.options import read_job
+
+    site = tmp_path / "site.yaml"
+    site.write_text("storage: /somewhere\nlimits: {hours: 3, failures: 1}\n")
+    monkeypatch.setenv("HELIOSTAT_SITE", str(site))
+    spec = read_job((str(make_job(limits="limits: {hours: 9}")),), ()).spec
+    assert (spec.storage, spec.limits.hours, spec.limits.failures) == ("/somewhere", 9, 1)
+    assert spec.limits.stall_minutes == 10

@@ -70,7 +70,7 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
         "data.features.color={type: text}", "data.features.color={type: category, buckets: 8}",
         "data.source={delta: x}", "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
         "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",
-        "track.mlflow=http://x", "storage=s3://bucket/runs", "scale.workers={min: 1, max: 2}",
+        "track.mlflow=http://x", "secrets=[TOKEN]", "cluster={address: x}", "storage=s3://bucket/runs", "scale.workers={min: 1, max: 2}",
         "data.split={method: group, column: color}",
     ],
 )  # fmt: skip

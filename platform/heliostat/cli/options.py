@@ -36,12 +36,16 @@ def storage_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_job(files: tuple[str, ...], settings: tuple[str, ...]) -> Job:
-    """The job, with the site file's storage where the job names none."""
+    """The job, with the site file's storage and limits where it names none of its own."""
     job = load_job(*files, settings=settings)
     site = read_site()
+    settings_of_site: dict[str, object] = {}
     if job.spec.storage is None and site.storage is not None:
-        job = job.replace({"storage": site.storage})
-    return job
+        settings_of_site["storage"] = site.storage
+    if site.limits is not None:
+        for key in site.limits.model_fields_set - job.spec.limits.model_fields_set:
+            settings_of_site[f"limits.{key}"] = getattr(site.limits, key)
+    return job.replace(settings_of_site)
 
 
 def site_path() -> Path:

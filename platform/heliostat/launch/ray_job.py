@@ -70,14 +70,6 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None) -> Request:
         code = spec.code.path
         value["code"] = {"path": CODE_FOLDER}
     words = ["python", "-m", "heliostat", "run", JOB_FILE, "--id", run_id]
-    if spec.secrets:
-        raise UserError(
-            Problem(
-                "secrets",
-                "Ray Jobs shows environment variables in clear",
-                "use a Kubernetes cluster",
-            )
-        )
     return Request(
         address=cluster.address,
         submission_id=submission_id(spec.name, run_id),

@@ -97,6 +97,10 @@ def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
             yield "tune.deterministic", "deterministic decisions are"
         if spec.tune.fuse:
             yield "tune.fuse", "fused trials are"
+    if spec.secrets:
+        yield "secrets", "passing secrets to workers is"
+    if isinstance(spec.cluster, dict):
+        yield "cluster", "a cluster written into the job file is"
     for key in ("mlflow", "register"):
         if getattr(spec.track, "register_" if key == "register" else key) is not None:
             yield f"track.{key}", "tracking is"

@@ -10,9 +10,9 @@ from heliostat.spec.job import JobSpec
 
 def import_ahead(spec: JobSpec) -> None:
     """Begin to import the heavy modules of a job, in the order of their use."""
-    modules = ["ray.data", "heliostat.report.page"]
+    modules = ["ray.data"]
     if spec.tune is not None:
-        modules.insert(1, "heliostat.run.sweep")
+        modules.append("heliostat.run.sweep")
     elif spec.scale.num_workers > 1:
         modules.insert(0, "heliostat.train.ray_train")
     threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead").start()

@@ -292,7 +292,7 @@ class _Run:
         )
         result.save(self.folder.path)
         write_json(self.folder.path / "details.json", outcome.details)
-        from heliostat.report.page import write_report  # matplotlib: half a second
+        from heliostat.report.page import write_report  # while Ray shuts down
 
         page = write_report(self.folder)
         for side, metrics in result.metrics.items():

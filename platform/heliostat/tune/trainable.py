@@ -94,6 +94,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._metrics: Mapping[str, Any] = {}
         self._rungs = list(context.rungs)
         self._started = time.monotonic()
+        self._curve_file.unlink(missing_ok=True)  # of an attempt that was cut off
+
+    @property
+    def _curve_file(self) -> Path:
+        return Path(self._context.metrics_folder) / f"trial-{self._trial}.jsonl"
 
     def _advance(self) -> dict[str, Any]:
         for event in self._events:
@@ -118,8 +123,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         if not isinstance(event, (Stepped, Validated)):
             return
         row = {"time": time.time(), "trial": self._trial} | event.row()
-        path = Path(self._context.metrics_folder) / f"trial-{self._trial}.jsonl"
-        with path.open("a", encoding="utf-8") as file:
+        with self._curve_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(row)) + "\n")
 
 

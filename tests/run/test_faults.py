@@ -130,8 +130,13 @@ def test_a_killed_driver_is_resumed_and_nothing_changes(place, undisturbed, heli
     reference = f"fault/driver-{workers}"
     told = heliostat("status", reference, *storage).stdout
     assert "INTERRUPTED" in told and "no heartbeat" in told
-    done = heliostat("run", place(workers), "--resume", reference)
+    # A resume may change how the job runs, but not what it learns.
+    resume = ("run", place(workers), "--resume", reference, "--set")
+    refused = heliostat(*resume, "train.batch_size=512")
+    assert refused.returncode == 2 and "train.batch_size: 1024 became 512" in refused.stderr
+    done = heliostat(*resume, "scale.checkpoint.keep=3")
     assert done.returncode == 0, done.stderr
+    assert "changed   scale.checkpoint.keep: 2 -> 3" in done.stderr
     assert "resumed at step" in done.stderr
     assert weights(run.folder) == weights(clean) and losses(run.folder) == losses(clean)
     assert read_json(run.folder / "state.json")["attempt"] == 2
@@ -165,18 +170,6 @@ def test_a_request_to_stop_and_a_second_driver(place, heliostat):
     assert status == 3 and "is running elsewhere; following it" in told
     followed = heliostat("logs", "-f", "fault/asked", *storage)
     assert followed.returncode == 3 and "committed step 100" in followed.stdout
-
-
-def test_a_resume_may_change_scale_but_not_what_is_learned(place, heliostat):
-    run = Running(place(1), "changed", place.storage)
-    run.wait_for("committed step 100")
-    run.process.kill()
-    run.process.communicate()
-    refused = heliostat("run", place(1), "--id", "changed", "--set", "train.batch_size=512")
-    assert refused.returncode == 2
-    assert "train.batch_size: 1024 became 512" in refused.stderr
-    done = heliostat("run", place(1), "--id", "changed", "--set", "scale.checkpoint.keep=3")
-    assert done.returncode == 0 and "changed   scale.checkpoint.keep: 2 -> 3" in done.stderr
 
 
 HANGING = """

@@ -20,6 +20,7 @@ from heliostat.errors import DataError, PlacementError, Problem
 
 ROWS_PER_UNIT = 65_536
 DEFAULT_PATIENCE_SECONDS = 1200.0
+JOIN_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,34 @@ def run_units(
 def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator[dict[str, Any]]:
     """`rows`, as long as one follows the other in time; Ray Data itself would wait for ever."""
     arrived: queue.Queue[Any] = queue.Queue()
+    enough = threading.Event()
 
     def fetch() -> None:
         try:
             for row in rows:
                 arrived.put(row)
+                if enough.is_set():
+                    return
             arrived.put(None)
         except Exception as error:  # raised again where the rows are wanted
             arrived.put(error)
 
-    threading.Thread(target=fetch, daemon=True, name="ray-data").start()
-    while True:
-        try:
+    thread = threading.Thread(target=fetch, daemon=True, name="ray-data")
+    thread.start()
+    try:
+        while True:
             row = arrived.get(timeout=patience_seconds)
-        except queue.Empty:
-            raise PlacementError(_starving(patience_seconds)) from None
-        if row is None:
-            return
-        if isinstance(row, Exception):
-            raise row
-        yield row
+            if row is None:
+                return
+            if isinstance(row, Exception):
+                raise row
+            yield row
+    except queue.Empty:
+        raise PlacementError(_starving(patience_seconds)) from None
+    finally:
+        # Nobody may touch Ray from a thread while another shuts it down.
+        enough.set()
+        thread.join(JOIN_SECONDS)
 
 
 def _starving(patience_seconds: float) -> str:

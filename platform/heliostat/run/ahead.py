@@ -8,14 +8,18 @@ import threading
 from heliostat.spec.job import JobSpec
 
 
-def import_ahead(spec: JobSpec) -> None:
-    """Begin to import the heavy modules of a job, in the order of their use."""
-    modules = ["ray.data"]
+def import_ahead(spec: JobSpec) -> threading.Thread:
+    """Begin to import the heavy modules of a job, in the order of their use. Join the thread
+    before Ray is shut down: what it loads touches Ray.
+    """
+    modules = ["ray.data", "heliostat.report.page"]
     if spec.tune is not None:
-        modules.append("heliostat.run.sweep")
+        modules.insert(1, "heliostat.run.sweep")
     elif spec.scale.num_workers > 1:
         modules.insert(0, "heliostat.train.ray_train")
-    threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead").start()
+    thread = threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead")
+    thread.start()
+    return thread
 
 
 def _import(modules: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,19 +137,17 @@ class _Run:
         self._write_plan()
         self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
         self.console.block(plan_text(self.plan))
-        import_ahead(self.spec)
+        importing = import_ahead(self.spec)
         with self.clock.phase("start"):
             context = connected(self.address)
             cluster = context.__enter__()
         try:
-            outcome = self._compute(cluster)
-        except BaseException:
+            # Not beside the shutdown: Ray ends a process in which anything of its own is
+            # collected by another thread while it goes down.
+            return self._publish(self._compute(cluster))
+        finally:
+            importing.join()
             context.__exit__(None, None, None)
-            raise
-        with ThreadPoolExecutor(1) as pool:  # Ray takes a second to shut down
-            publishing = pool.submit(self._publish, outcome)
-            context.__exit__(None, None, None)
-            return publishing.result()
 
     def _compute(self, cluster: Cluster) -> _Outcome:
         scale = self.spec.scale
@@ -292,7 +289,7 @@ class _Run:
         )
         result.save(self.folder.path)
         write_json(self.folder.path / "details.json", outcome.details)
-        from heliostat.report.page import write_report  # while Ray shuts down
+        from heliostat.report.page import write_report  # matplotlib: half a second
 
         page = write_report(self.folder)
         for side, metrics in result.metrics.items():

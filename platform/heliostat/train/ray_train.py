@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 WAIT_SECONDS = 0.1
+GRACE_SECONDS = 60.0
 
 
 class RayTrainGroup:
@@ -54,8 +55,9 @@ class RayTrainGroup:
         """See `WorkerGroup`."""
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds)
-        self._deadline = time.monotonic() + self.spec.start_seconds
+        # Ray Train tries twice and then ends by itself, so that its thread is never left in Ray.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds / 2)
+        self._deadline = time.monotonic() + self.spec.start_seconds + GRACE_SECONDS
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
         trainer = _LeanTrainer(
             _ray_train_worker,
@@ -113,7 +115,7 @@ class RayTrainGroup:
         if self._thread.is_alive():
             for actor in ray.get(self._mailbox.end.remote()):
                 ray.kill(actor)
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=GRACE_SECONDS)
         ray.kill(self._mailbox)
         self._thread = None
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from heliostat.parallel.world import SoloWorld
-from heliostat.spec.load import job_from_value
 from heliostat.train.assignment import Assignment, RunPlace
 from heliostat.train.control import NoControl
 from heliostat.train.events import Finished, Stepped
@@ -117,11 +116,10 @@ def test_an_interrupted_booster_is_the_same_bytes(tmp_path, trained, table, monk
     _, metrics, folder = trained(1, **parts)
     lease = Lease.acquire(tmp_path / "lease")
     place = RunPlace(str(tmp_path / "checkpoints"), str(tmp_path / "lease"), lease.token)
-    job = job_from_value(plan_of(tmp_path / "job.yaml").job.value, "job")
     plan = plan_of(tmp_path / "job.yaml")
     prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
     base = Assignment(
-        job=job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
+        job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
         prepared=str(prepared.folder), data_digest="d", code=None, code_digest="c",
         model_folder=str(tmp_path / "resumed"), place=place,
     )  # fmt: skip

@@ -11,9 +11,8 @@ import click
 
 from heliostat.spec.load import Job, load_job, load_site
 from heliostat.spec.site import SiteSpec
-from heliostat.storage.runs import Storage
+from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 
-DEFAULT_STORAGE = "runs"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

@@ -7,9 +7,9 @@ import sys
 import click
 
 from heliostat.cli.main import print_json
-from heliostat.cli.options import DEFAULT_STORAGE, job_options, read_job
+from heliostat.cli.options import job_options, read_job
 from heliostat.plan.plan import plan_job
-from heliostat.storage.runs import Storage
+from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 
 
 @click.command("prepare")

@@ -29,13 +29,12 @@ from heliostat.run.record import RunRecord
 from heliostat.spec.load import Job
 from heliostat.storage.files import write_bytes, write_json
 from heliostat.storage.lease import Lease
-from heliostat.storage.runs import RunFolder, Storage
+from heliostat.storage.runs import DEFAULT_STORAGE, RunFolder, Storage
 from heliostat.train.assignment import Assignment, RunPlace, open_data
 from heliostat.train.driver import Watch, build_group, drive
 from heliostat.train.versions import versions
 from heliostat.train.workers import WorkerGroup
 
-DEFAULT_STORAGE = "runs"
 SMALL_SOURCE_UNITS = 8
 
 

@@ -77,11 +77,6 @@ def load_job(*files: str | Path, settings: Sequence[str] = ()) -> Job:
     return Job(validate(JobSpec, value, places), value, places)
 
 
-def job_from_value(value: Mapping[str, Any], file: str) -> Job:
-    """A job from a stored, already resolved value (a run folder's `job.yaml`)."""
-    return Job(validate(JobSpec, value, {(): Place(file)}), value, {(): Place(file)})
-
-
 def load_site(path: Path) -> SiteSpec:
     """Read the site file at `path`; without one, an empty site."""
     if not path.exists():

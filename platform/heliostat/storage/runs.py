@@ -17,6 +17,7 @@ from heliostat.storage.lease import read_holder
 
 ID_PATTERN = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")
 MARKER = "heliostat.json"
+DEFAULT_STORAGE = "runs"  # in the current folder
 IDENTITY = "identity.json"  # what a run began as; the first file of its folder
 RUNNING_STATES = ("PENDING", "RUNNING")
 

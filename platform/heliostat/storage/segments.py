@@ -10,17 +10,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from heliostat.storage.files import finite, write_bytes
 
 ROWS_PER_SEGMENT = 10_000
-
-
-class RowLog(Protocol):
-    """Where rows go. `append` returns once the rows would survive this process."""
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
 
 
 class Segments:

@@ -22,6 +22,8 @@ ROWS_PER_UNIT = 65_536
 DEFAULT_PATIENCE_SECONDS = 1200.0
 JOIN_SECONDS = 15.0
 
+_Run = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -63,20 +65,42 @@ def run_units(
         DataError: as soon as a unit meets damaged data; the message names file and row group.
         PlacementError: nothing came back for `patience_seconds`: the tasks get no CPU.
     """
-    import ray.data  # ray.data takes a second to import; only the passes themselves need it
-
-    context = ray.data.DataContext.get_current()
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"unit": json.dumps(asdict(unit))} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
     num_tasks = max(1, min(num_tasks, len(items)))
-    rows = dataset.map(partial(_guarded, work), concurrency=num_tasks).iter_rows()
+    run = partial(_guarded, work)
+    rows = _one_task(run, items) if num_tasks == 1 else _ray_data(run, items, num_tasks)
     for row in _within(rows, patience_seconds):
         answer = json.loads(row["answer"])
         if "problem" in answer:
             raise DataError(Problem(*answer["problem"]))
         yield answer["result"] | {"index": answer["index"]}
+
+
+def _ray_data(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterable[dict[str, Any]]:
+    import ray.data  # a second of import; only these passes need it
+
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    rows: Iterable[dict[str, Any]] = dataset.map(run, concurrency=num_tasks).iter_rows()
+    return rows
+
+
+def _one_task(run: _Run, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What one task does needs no pipeline: Ray Data starts two actors for one, a second and a
+    half of CPU each.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1, num_returns="streaming")(_each)
+    for reference in task.remote(run, items):
+        yield ray.get(reference)
+
+
+def _each(run: _Run, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for item in items:
+        yield run(item)
 
 
 def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,9 @@ def import_ahead(spec: JobSpec) -> threading.Thread:
     """Begin to import the heavy modules of a job, in the order of their use. Join the thread
     before Ray is shut down: what it loads touches Ray.
     """
-    modules = ["ray.data", "heliostat.report.page"]
+    modules = ["heliostat.report.page"]
     if spec.tune is not None:
-        modules.insert(1, "heliostat.run.sweep")
+        modules.insert(0, "heliostat.run.sweep")
     elif spec.scale.num_workers > 1:
         modules.insert(0, "heliostat.train.ray_train")
     thread = threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead")

@@ -22,8 +22,8 @@ class Channel(Protocol):
 class Mailbox:
     """Messages in order, the work on offer, and the wish to stop.
 
-    Safe between threads. In the worker itself for plain actors, an actor of its own for Ray
-    Train, whose workers also register there so that the driver can end them.
+    Safe between threads. In the worker itself for plain actors, in the driver for Ray Train,
+    whose workers also register there so that the driver can end them.
     """
 
     def __init__(self) -> None:
@@ -58,12 +58,12 @@ class Mailbox:
         return self._work
 
     def register(self, worker: Any) -> None:
-        """Remember a worker's actor handle."""
+        """Remember a worker."""
         self._workers.append(worker)
 
-    def end(self) -> list[Any]:
-        """Replace the work by nothing; the workers to end."""
-        self._work = ENDED
+    def end(self, offer: Any) -> list[Any]:
+        """Replace the work by the offer of none; the workers to end."""
+        self._work = offer
         return self._workers
 
 
@@ -83,13 +83,16 @@ Work = Callable[[Any, Seat], None]
 class Sender:
     """Sends a worker's messages a few times a second from a thread, so that training never
     waits for the driver; `stop_requested` is the driver's last answer.
+
+    Raises:
+        OSError, EOFError: `stop_requested` or `close`, when the driver cannot be reached.
     """
 
     def __init__(self, channel: Channel, rank: int) -> None:
         self._channel, self._rank = channel, rank
         self._pending: list[Any] = []
         self._lock = threading.Lock()
-        self._stop = False
+        self._stop = self._lost = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._pump, daemon=True, name="sender")
         self._thread.start()
@@ -101,6 +104,8 @@ class Sender:
 
     def stop_requested(self) -> bool:
         """Whether the driver wants the work to stop."""
+        if self._lost:
+            raise ConnectionError("the line to the driver is lost")
         return self._stop
 
     def close(self) -> None:
@@ -110,8 +115,11 @@ class Sender:
         self._flush()
 
     def _pump(self) -> None:
-        while not self._done.wait(SEND_SECONDS):
-            self._flush()
+        try:
+            while not self._done.wait(SEND_SECONDS):
+                self._flush()
+        except (OSError, EOFError):
+            self._lost = True
 
     def _flush(self) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -25,6 +26,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import PlacementError
 from heliostat.train.channel import ENDED, Mailbox, Seat, Work
+from heliostat.train.line import Exchange, Line
 from heliostat.train.worker import preload
 from heliostat.train.workers import GroupSpec, Poll, free_address, placement_sentence
 
@@ -44,7 +46,8 @@ class RayTrainGroup:
 
     def __init__(self, spec: GroupSpec, storage: str) -> None:
         self.spec, self._storage = spec, storage
-        self._mailbox: Any = None
+        self._mailbox = Mailbox()
+        self._exchange: Exchange | None = None
         self._thread: threading.Thread | None = None
         self._error = ""
         self._seen: set[str] = set()
@@ -58,10 +61,10 @@ class RayTrainGroup:
         # Ray Train tries twice and then ends by itself, so that its thread is never left in Ray.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds / 2)
         self._deadline = time.monotonic() + self.spec.start_seconds + GRACE_SECONDS
-        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=4).remote()
+        self._exchange = Exchange(self._mailbox)
         trainer = _LeanTrainer(
             _ray_train_worker,
-            train_loop_config={"mailbox": self._mailbox, "family": self.spec.family},
+            train_loop_config={"line": self._exchange.address, "family": self.spec.family},
             scaling_config=ScalingConfig(
                 num_workers=self.spec.size,
                 use_gpu=self.spec.gpu > 0,
@@ -80,14 +83,14 @@ class RayTrainGroup:
 
     def run(self, work: Work, payload: Any) -> None:
         """See `WorkerGroup`."""
-        ray.get(self._mailbox.put_work.remote((work, payload)))
+        self._mailbox.put_work(cloudpickle.dumps((work, payload)))
 
     def poll(self) -> Poll:
         """See `WorkerGroup`."""
         assert self._thread is not None
         alive = self._thread.is_alive()  # before the messages, which come first
         messages = []
-        for rank, message, when in ray.get(self._mailbox.take.remote()):
+        for rank, message, when in self._mailbox.take():
             if isinstance(message, _Up):
                 self._up = True
                 self._seen.add(message.attempt)
@@ -106,17 +109,18 @@ class RayTrainGroup:
 
     def ask_stop(self) -> None:
         """See `WorkerGroup`."""
-        self._mailbox.ask_stop.remote()
+        self._mailbox.ask_stop()
 
     def stop(self) -> None:
         """See `WorkerGroup`. Workers that come back find no work and end; then so does `fit`."""
         if self._thread is None:
             return
         if self._thread.is_alive():
-            for actor in ray.get(self._mailbox.end.remote()):
-                ray.kill(actor)
+            for actor in self._mailbox.end(cloudpickle.dumps(ENDED)):
+                ray.kill(cloudpickle.loads(actor))
             self._thread.join(timeout=GRACE_SECONDS)
-        ray.kill(self._mailbox)
+        if self._exchange is not None:
+            self._exchange.close()
         self._thread = None
 
     def _fit(self, trainer: DataParallelTrainer) -> None:
@@ -150,35 +154,16 @@ def _ray_train_worker(config: dict[str, Any]) -> None:
     """Runs on each of Ray Train's workers: meet, wait for work, do it."""
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    channel = _ActorChannel(config["mailbox"])
-    channel.register()
+    line = Line(config["line"])
+    line.register()
     preload(config["family"])
     meeting = (free_address(), uuid.uuid4().hex) if rank == 0 else None
     address, attempt = broadcast_from_rank_zero(meeting)
-    if rank == 0:
-        channel.send([(rank, _Up(attempt), time.time())])
-    while (offer := channel.work()) is None:
+    # Each rank says so itself, before it works: an early error of one ends the others at once.
+    line.send([(rank, _Up(attempt), time.time())])
+    while (offer := line.work()) is None:
         time.sleep(WAIT_SECONDS)
     if offer == ENDED:
         return
     work, payload = offer
-    work(payload, Seat(rank, size, address, channel))
-
-
-class _ActorChannel:
-    """A worker's line through the mailbox actor."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    def send(self, messages: Any) -> bool:
-        """See `Channel`."""
-        return bool(ray.get(self._mailbox.send.remote(messages)))
-
-    def register(self) -> None:
-        """Let the driver end this worker."""
-        ray.get(self._mailbox.register.remote(ray.get_runtime_context().current_actor))
-
-    def work(self) -> Any:
-        """The work on offer."""
-        return ray.get(self._mailbox.get_work.remote())
+    work(payload, Seat(rank, size, address, line))

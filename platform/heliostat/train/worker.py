@@ -46,6 +46,8 @@ def join_world(family: str, seat: Seat) -> World:
 def preload(family: str) -> None:
     """Import what the family needs, while the driver still prepares the data."""
     if family == "network":
+        import torch._dynamo  # noqa: F401  # optimizers and DDP import it when first used: 1.5 s
+
         import heliostat.train.network
     elif family == "boosted":
         import heliostat.train.boosted

@@ -52,7 +52,7 @@ def measure(folder: Path) -> None:
         )
         split = split_rows(prepared, plan.columns, plan.job.spec.data, 0)
         rows = split.sides["train"]
-        reader = RowReader(prepared, fit_encoder(prepared, plan.columns, plan.job.spec, rows))
+        reader = RowReader(prepared, fit_encoder(prepared, plan.columns, plan.job.spec, rows)[0])
         matrix = np.random.default_rng(0).normal(size=(len(rows), COLUMNS)).astype(np.float32)
         for size in (1024, 8192):
             ours = ours_rate(reader, rows, size)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from itertools import islice
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,7 +49,7 @@ def prepared_with(tmp_path, monkeypatch, features: str, *settings: str, kind: st
 
 def encode(tmp_path, monkeypatch, features: str, train, kind: str = "mlp"):
     plan, prepared = prepared_with(tmp_path, monkeypatch, features, kind=kind)
-    encoder = fit_encoder(prepared, plan.columns, plan.job.spec, train)
+    encoder, _ = fit_encoder(prepared, plan.columns, plan.job.spec, train)
     return encoder, RowReader(prepared, encoder).inputs(np.arange(N))
 
 
@@ -97,7 +100,7 @@ def test_trees_keep_missing_numbers(tmp_path, monkeypatch, source):
 def test_predict_sees_exactly_what_training_saw(tmp_path, monkeypatch, source):
     """The raw rows through a stored encoder, and the prepared copy: the same bits."""
     plan, prepared = prepared_with(tmp_path, monkeypatch, "{a: number, b: number, color: category}")
-    encoder = fit_encoder(prepared, plan.columns, plan.job.spec, np.arange(0, N, 2))
+    encoder, _ = fit_encoder(prepared, plan.columns, plan.job.spec, np.arange(0, N, 2))
     trained = RowReader(prepared, encoder).inputs(np.arange(N))
     stored = Encoder.from_json(encoder.to_json())
     columns = [c for c in plan.columns.packed if c.name != "late"]
@@ -141,7 +144,7 @@ def test_a_column_without_a_value_in_training_is_named(tmp_path, monkeypatch, so
 
 def test_any_world_sees_the_same_global_batches_from_any_cursor(tmp_path, monkeypatch, source):
     plan, prepared = prepared_with(tmp_path, monkeypatch, "{b: number, color: category}")
-    encoder = fit_encoder(prepared, plan.columns, plan.job.spec, np.arange(N))
+    encoder, _ = fit_encoder(prepared, plan.columns, plan.job.spec, np.arange(N))
     reader, rows = RowReader(prepared, encoder), np.arange(5, N)
 
     def batches(first: int, rank: int, world: int, count: int):
@@ -158,3 +161,71 @@ def test_any_world_sees_the_same_global_batches_from_any_cursor(tmp_path, monkey
             joined = np.concatenate([p.inputs.numbers for p in parts])
             assert np.array_equal(joined, whole.inputs.numbers)
             assert {p.global_rows for p in parts} == {len(whole.rows)}
+
+
+def test_outliers_are_clipped_to_quantiles_and_missing_values_marked(source, tmp_path, monkeypatch):
+    features = (
+        "{a: {type: number, missing: mean, scale: none, indicator: true, "
+        "clip: {low: 0.1, high: 0.9}}, b: number}"
+    )
+    plan, prepared = prepared_with(tmp_path, monkeypatch, features)
+    train = np.arange(0, N, 2)
+    encoder, touched = fit_encoder(prepared, plan.columns, plan.job.spec, train)
+    numbers = RowReader(prepared, encoder).inputs(np.arange(N)).numbers
+    a = source["a"].to_numpy().astype(np.float32)
+    present = a[train][~np.isnan(a[train])]
+    low, high = np.quantile(present, [0.1, 0.9]).astype(np.float32)
+    expected = np.clip(a, low, high)
+    expected[np.isnan(a)] = np.clip(present, low, high).mean(dtype=np.float64)
+    assert np.allclose(numbers[:, 0], expected, rtol=1e-6)
+    assert np.array_equal(numbers[:, 2], np.isnan(a))
+    counts = sorted(count for what, count in touched.items() if what.startswith("a:"))
+    assert counts == sorted([int(np.isnan(a[train]).sum()), int((present < low).sum() * 2)])
+
+
+def test_rare_values_are_unknown(source, tmp_path, monkeypatch):
+    features = "{color: {type: category, min_count: 90}, b: number}"
+    plan, prepared = prepared_with(tmp_path, monkeypatch, features)
+    encoder, touched = fit_encoder(prepared, plan.columns, plan.job.spec, np.arange(N))
+    colors = np.array(source["color"].to_pylist(), object)
+    assert encoder.categories[0].values == ("green",)
+    codes = RowReader(prepared, encoder).inputs(np.arange(N)).categories[:, 0]
+    expected = np.select([colors == "green", colors == "red"], [FIRST_VALUE, UNKNOWN], MISSING)
+    assert np.array_equal(codes, expected)
+    (count,) = [count for what, count in touched.items() if "fewer than 90 rows" in what]
+    assert count == (colors == "red").sum()
+
+
+def test_constant_columns_are_left_out_on_request(source, tmp_path, monkeypatch):
+    train = np.flatnonzero(np.array(source["b"]) == 4)
+    features = "{a: number, b: number, color: category}"
+    plan, prepared = prepared_with(
+        tmp_path, monkeypatch, features, "data.clean.constant_columns=drop"
+    )
+    encoder, touched = fit_encoder(prepared, plan.columns, plan.job.spec, train)
+    assert [number.name for number in encoder.numbers] == ["a"]
+    assert touched["columns with one value in the training rows: left out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [("balanced", None), ("{true: 3, false: 0.5}", (0.5, 3.0))]
+)
+def test_a_row_weighs_its_column_times_its_class(source, tmp_path, monkeypatch, wanted, expected):
+    settings = (f"data.class_weights={wanted}", "data.weight=b")
+    plan, prepared = prepared_with(tmp_path, monkeypatch, "{a: number}", *settings)
+    train = np.arange(0, N, 3)
+    encoder, _ = fit_encoder(prepared, plan.columns, plan.job.spec, train)
+    reader = RowReader(prepared, encoder)
+    late = np.array(source["late"])
+    if expected is None:
+        in_train = late[train]
+        expected = tuple(len(train) / (2 * (in_train == c).sum()) for c in (False, True))
+    weights = np.array(source["b"]) * np.array(expected)[late.astype(int)]
+    assert np.allclose(reader.weights(np.arange(N)), weights)
+    again = RowReader(prepared, Encoder.from_json(json.loads(json.dumps(encoder.to_json()))))
+    assert np.allclose(again.weights(np.arange(N)), weights)
+    for size in (1, 2, 3):
+        ranks = [EpochBatches(reader, np.arange(N), 64, 5, r, size) for r in range(size)]
+        for batches in zip(*(islice(rank(0), 4) for rank in ranks), strict=True):
+            total = sum(batch.weights.sum(dtype=float) for batch in batches)
+            assert all(b.global_weight == pytest.approx(total, rel=1e-6) for b in batches)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heliostat.data import units
-from heliostat.data.split import _by_rank, _by_time, split_rows
+from heliostat.data.split import _by_group, _by_rank, _by_time, split_rows
 from heliostat.errors import DataError
 from heliostat.plan.counts import share_count
-from heliostat.spec.data import FractionSplit, RandomSplit, TimeSplit
+from heliostat.spec.data import FractionSplit, GroupSplit, RandomSplit, TimeSplit
 from tests.conftest import job_text
 from tests.data.packing import plan_of, prepare_here
 
@@ -57,6 +57,48 @@ def test_no_training_row_is_later_than_a_test_row(times, validation, test, gap):
             latest = here.max()
     biggest = np.unique(times, return_counts=True)[1].max()
     assert abs((sides == 2).sum() - share_count(len(times), test)) <= biggest
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=200), fractions, fractions, st.integers(0, 9)
+)
+def test_no_group_is_on_two_sides(groups, validation, test, seed):
+    codes = np.array(groups)
+    values = tuple(f"group {i}" for i in range(31))
+    spec = GroupSplit(method="group", column="g", validation=validation, test=test)
+    sides = _by_group(codes, values, spec, seed)
+    assert all(len(set(sides[codes == group])) == 1 for group in set(groups))
+    biggest = np.bincount(codes).max()
+    assert abs((sides == 2).sum() - share_count(len(codes), test)) <= biggest
+    assert abs((sides == 1).sum() - share_count(len(codes), validation)) <= biggest
+    order = np.random.default_rng(seed).permutation(len(codes))
+    assert np.array_equal(_by_group(codes[order], values, spec, seed), sides[order])
+
+
+def test_a_column_names_the_sides(tmp_path, monkeypatch):
+    names = ["train"] * 20 + ["validation"] * 6 + ["test"] * 3 + [None]
+    columns = {"z": np.arange(30.0), "late": np.arange(30) % 2 == 0, "fold": pa.array(names)}
+    (tmp_path / "d").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "d" / "a.parquet", row_group_size=7)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"name: t\ndata:\n  source: {tmp_path}/d\n  target: late\n  task: binary\n"
+        "  split: {method: column, column: fold}\nmodel: {kind: mlp}\n"
+    )
+    plan = plan_of(job)
+    assert [column.name for column in plan.columns.inputs] == ["z"]
+    prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+    found = split_rows(prepared, plan.columns, plan.job.spec.data, 3)
+    assert {side: list(rows) for side, rows in found.sides.items()} == {
+        "train": list(range(20)), "validation": list(range(20, 26)), "test": [26, 27, 28],
+    }  # fmt: skip
+    assert found.dropped == {"fold: split column missing": 1}
+    columns["fold"] = pa.array(["train"] * 29 + ["holdout"])
+    pq.write_table(pa.table(columns), tmp_path / "d" / "a.parquet")
+    plan = plan_of(job)
+    prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+    with pytest.raises(DataError, match="`fold` holds `holdout`, which is no side"):
+        split_rows(prepared, plan.columns, plan.job.spec.data, 3)
 
 
 def test_a_duration_takes_the_last_days():

@@ -27,7 +27,7 @@ def test_predictions_agree_with_training(
 ):
     env = {"RAY_ADDRESS": ray_head.address}
     data = f"data:\n  source: {table}\n  target: {target}\n  task: {task}\n"
-    data += "  features: {x: number, z: number, count: number, color: category}\n"
+    data += "  features: {x: number, z: number, color: category}\n  weight: count\n"
     data += "  split: {method: random, validation: 0, test: 0}"
     job = make_job(data=data, **parts)
     done = heliostat("run", job, "--set", f"storage={tmp_path}/s", "--json", env=env)

@@ -88,7 +88,8 @@ def test_networks_have_the_same_loss_curve(trained, norm):
 def test_boosters_are_the_same_bytes(trained, table, task):
     target = {"binary": "late", "multiclass": "kind", "regression": "amount"}[task]
     data = f"data:\n  source: {table}\n  target: {target}\n  task: {task}\n"
-    data += "  features: {x: number, z: number, count: number, color: category}"
+    data += "  features: {x: number, z: number, color: category}\n  weight: count\n"
+    data += "" if task == "regression" else "  class_weights: balanced\n"
     parts = {"data": data, "model": BOOSTED, "train": "train: {rounds: 25, validate_every: 5}"}
     losses, metrics, folder = trained(1, **parts)
     booster = (folder / "booster.ubj").read_bytes()
@@ -99,11 +100,16 @@ def test_boosters_are_the_same_bytes(trained, table, task):
         assert other_metrics["test"] == metrics["test"]  # to the bit: gathered, then computed
 
 
-def test_a_rank_with_no_row_of_a_batch_keeps_step(trained):
-    """Three ranks, batches of three rows and a last one of a single row."""
-    train = "train: {steps: 60, batch_size: 3, validate_every: 60}"
-    losses, _, _ = trained(1, model=MLP.replace("NORM", "layer"), train=train)
-    others, _, _ = trained(3, model=MLP.replace("NORM", "layer"), train=train)
+def test_a_rank_with_no_row_of_a_batch_keeps_step(trained, table):
+    """Three ranks, batches of three weighted rows and a last one of a single row."""
+    parts = {
+        "model": MLP.replace("NORM", "layer"),
+        "train": "train: {steps: 60, batch_size: 3, validate_every: 60}",
+        "data": f"data:\n  source: {table}\n  target: late\n  task: binary\n  weight: count\n"
+        "  features: {x: number, z: number, color: category}\n",
+    }
+    losses, _, _ = trained(1, **parts)
+    others, _, _ = trained(3, **parts)
     np.testing.assert_allclose(others, losses, rtol=1e-4)
 
 

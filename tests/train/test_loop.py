@@ -51,7 +51,9 @@ def batches(first: int):
         generator = torch.Generator().manual_seed(step)
         x = torch.randn(32, 6, generator=generator)
         y = (x[:, 0] > 0).long()
-        yield TensorBatch(x, torch.zeros(32, 0), y, torch.arange(32) + 32 * step, 32)
+        yield TensorBatch(
+            x, torch.zeros(32, 0), y, torch.arange(32) + 32 * step, torch.ones(32), 32, 32.0
+        )
 
 
 def task(**changes) -> Fit:

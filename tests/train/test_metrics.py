@@ -70,6 +70,24 @@ def test_regression(seed, n):
     assert ours["r2"] == pytest.approx(sk.r2_score(y, p))
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 40), st.sampled_from(["binary", "multiclass", "reg"]))
+def test_a_weight_is_a_number_of_repetitions(seed, n, task):
+    """A row of weight 3 counts as three rows of weight 1, and one of weight 0 not at all."""
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 4, n)
+    if task == "reg":
+        task, y, p = "regression", rng.normal(size=n), rng.normal(size=n)
+    elif task == "binary":
+        y, p = rng.integers(0, 2, n), rng.random(n).round(1)
+    else:
+        y, p = rng.integers(0, 3, n), rng.dirichlet(np.ones(3), n)
+    weighted = compute_metrics(task, metrics_of(task), y, p, weights.astype(float))
+    again = np.repeat(np.arange(n), weights)
+    repeated = compute_metrics(task, metrics_of(task), y[again], p[again])
+    assert weighted == pytest.approx(repeated, nan_ok=True)
+
+
 def test_scores_that_are_not_numbers_give_no_metric():
     found = compute_metrics(
         "binary", ["auc", "accuracy"], np.array([0, 1]), np.array([0.1, np.nan])

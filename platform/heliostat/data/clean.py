@@ -51,6 +51,10 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
             )
         )
     drop(f"{target.name}: target missing", missing_target)
+    if columns.weight is not None:
+        drop(
+            f"{columns.weight.name}: weight missing", _missing_weight(prepared, columns.weight.name)
+        )
     if columns.split is not None:
         name = columns.split.name
         drop(f"{name}: split column missing", _missing(prepared, name, columns.split.form))
@@ -60,6 +64,15 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
     if clean.duplicates == "drop":
         drop("duplicate rows", _repeats(prepared, keep))
     return CleanRows(np.flatnonzero(keep), dropped)
+
+
+def _missing_weight(prepared: Prepared, name: str) -> Mask:
+    weights = prepared.exact(name)
+    if negative := int((weights < 0).sum()):
+        raise DataError(
+            Problem("data.weight", f"`{name}` is negative in {negative:,} rows", "weigh from 0 up")
+        )
+    return np.isnan(weights)
 
 
 def _missing(prepared: Prepared, name: str, form: str) -> Mask:

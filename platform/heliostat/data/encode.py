@@ -23,12 +23,17 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class NumberTransform:
-    """(x - offset) / scale, after missing values became `fill` (None: they stay NaN)."""
+    """(x - offset) / scale, after x was clipped to [low, high] and missing values became `fill`
+    (None: they stay NaN). `indicator`: a column of its own is 1 where x is missing.
+    """
 
     name: str
     fill: float | None
     offset: float
     scale: float
+    low: float | None = None
+    high: float | None = None
+    indicator: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,17 @@ class CategoryTransform:
 
 @dataclass(frozen=True)
 class TargetTransform:
-    """Classes in code order; or, for numbers, what training subtracts and divides by."""
+    """Classes in code order; or, for numbers, what training subtracts and divides by. A row
+    weighs as much as its `weight` column says, times its class's weight (none: 1).
+    """
 
     name: str
     classes: tuple[str, ...]
     offset: float
     scale: float
     source_type: str
+    class_weights: tuple[float, ...] = ()
+    weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,11 @@ class Encoder:
     target: TargetTransform
 
     @property
+    def num_numbers(self) -> int:
+        """Columns of `Inputs.numbers`: the numbers, then their indicators."""
+        return len(self.numbers) + sum(number.indicator for number in self.numbers)
+
+    @property
     def cardinalities(self) -> tuple[int, ...]:
         """How many codes each category has."""
         return tuple(category.cardinality for category in self.categories)
@@ -93,14 +107,16 @@ class Encoder:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Encoder:
         """The encoder that `to_json` wrote."""
-        target = value["target"]
+        target = dict(value["target"])
+        for key in ("classes", "class_weights"):
+            target[key] = tuple(target.get(key, ()))
         return cls(
             tuple(NumberTransform(**number) for number in value["numbers"]),
             tuple(
                 CategoryTransform(c["name"], tuple(c["values"]), c["missing_code"])
                 for c in value["categories"]
             ),
-            TargetTransform(**(target | {"classes": tuple(target["classes"])})),
+            TargetTransform(**target),
         )
 
     def encode(self, packed: Packed, rows: npt.NDArray[np.int64] | None = None) -> Inputs:
@@ -121,6 +137,11 @@ class BoundEncoder:
         )
         self._offset = np.array([n.offset for n in encoder.numbers], np.float32)
         self._scale = np.array([n.scale for n in encoder.numbers], np.float32)
+        low = [-np.inf if n.low is None else n.low for n in encoder.numbers]
+        high = [np.inf if n.high is None else n.high for n in encoder.numbers]
+        self._low, self._high = np.array(low, np.float32), np.array(high, np.float32)
+        self._clipped = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
+        self._indicators = np.flatnonzero([n.indicator for n in encoder.numbers])
         self._scaled = bool((self._offset != 0).any() or (self._scale != 1).any())
         self._tables = [
             (packed.categories[c.name].codes, c.table(packed.categories[c.name].values))
@@ -133,11 +154,15 @@ class BoundEncoder:
         numbers = numbers.copy() if rows is None else np.take(numbers, rows, axis=0)
         if not self._all_columns:
             numbers = numbers[:, self._columns]
+        if self._clipped:
+            numbers = np.clip(numbers, self._low, self._high)
         missing = np.isnan(numbers)
         if missing.any():
             numbers = np.where(missing, self._fill, numbers)
         if self._scaled:
             numbers = (numbers - self._offset) / self._scale
+        if len(self._indicators):
+            numbers = np.concatenate([numbers, missing[:, self._indicators]], 1, dtype=np.float32)
         categories = np.empty((len(numbers), len(self._tables)), np.int32)
         for i, (codes, table) in enumerate(self._tables):
             picked = codes if rows is None else codes[rows]

@@ -75,23 +75,52 @@ def moments_of(values: npt.NDArray[np.floating]) -> Moments:
     return total
 
 
-def fit_encoder(prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows) -> Encoder:
-    """The encoder of a job, fitted on the rows `train`.
+def fit_encoder(
+    prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows
+) -> tuple[Encoder, dict[str, int]]:
+    """The encoder of a job, fitted on the rows `train`; and in how many of them it changes what,
+    in words.
 
     Raises:
         DataError: a column holds no value in training, or classes do not fit the task.
     """
-    return Encoder(
-        tuple(_fit_number(prepared, column, train) for column in columns.numbers),
-        tuple(_fit_category(prepared, column, train) for column in columns.categories),
+    numbers = [_fit_number(prepared, column, train) for column in columns.numbers]
+    categories = [_fit_category(prepared, column, train) for column in columns.categories]
+    kept = [
+        fitted
+        for fitted in (*numbers, *categories)
+        if not fitted.constant or spec.data.clean.constant_columns == "keep"
+    ]
+    touched = {note: count for fitted in kept for note, count in fitted.touched.items() if count}
+    left_out = len(numbers) + len(categories) - len(kept)
+    if left_out:
+        touched["columns with one value in the training rows: left out"] = left_out
+    if not kept:
+        raise DataError(
+            Problem("data.clean.constant_columns", "no input has two values in the training rows")
+        )
+    transforms = [fitted.transform for fitted in kept]
+    encoder = Encoder(
+        tuple(t for t in transforms if isinstance(t, NumberTransform)),
+        tuple(t for t in transforms if isinstance(t, CategoryTransform)),
         _fit_target(prepared, columns, spec, train),
     )
+    return encoder, touched
 
 
-def _fit_number(prepared: Prepared, column: InputColumn, train: Rows) -> NumberTransform:
+@dataclass(frozen=True)
+class _Fitted:
+    """A transform, whether its column is constant in training, and what it changes there."""
+
+    transform: NumberTransform | CategoryTransform
+    constant: bool
+    touched: dict[str, int]
+
+
+def _fit_number(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted:
     values = prepared.number(column.name)[train]
-    moments = moments_of(values)
-    if moments.count == 0:
+    present = values[~np.isnan(values)]
+    if len(present) == 0:
         raise DataError(
             Problem(
                 f"data.features.{column.name}",
@@ -99,19 +128,43 @@ def _fit_number(prepared: Prepared, column: InputColumn, train: Rows) -> NumberT
                 f"write `{column.name}: ignore`",
             )
         )
-    fill = _fill_value(column, values, moments)
+    touched = {}
+    low, high = _clip_bounds(column, present)
+    if low is not None and high is not None:
+        clipped = np.clip(present, np.float32(low), np.float32(high))
+        what = f"{column.name}: outliers clipped to {low:g} .. {high:g} in training"
+        touched[what] = int((clipped != present).sum())
+        present = clipped
+    moments = moments_of(present)
+    fill = _fill_value(column, present, moments)
+    if fill is not None and column.missing != "drop":
+        note = f"{column.name}: missing values filled with {fill:g} in training"
+        touched[note] = len(values) - len(present)
+    offset, divisor = 0.0, 1.0
     if column.scale == "standard":
+        offset, divisor = moments.mean, moments.deviation
+    elif column.scale == "min_max":
+        offset, divisor = moments.low, moments.high - moments.low
+    transform = NumberTransform(
         # A constant column becomes zero, not NaN.
-        return NumberTransform(column.name, fill, moments.mean, moments.deviation or 1.0)
-    if column.scale == "min_max":
-        return NumberTransform(column.name, fill, moments.low, (moments.high - moments.low) or 1.0)
-    return NumberTransform(column.name, fill, 0.0, 1.0)
+        column.name, fill, offset, divisor or 1.0, low, high, column.indicator
+    )  # fmt: skip
+    constant = moments.low == moments.high and (fill == moments.low or len(present) == len(values))
+    return _Fitted(transform, constant and not column.indicator, touched)
+
+
+def _clip_bounds(
+    column: InputColumn, present: npt.NDArray[np.float32]
+) -> tuple[float | None, float | None]:
+    if column.clip_low is None or column.clip_high is None:
+        return None, None
+    low, high = np.quantile(present, [column.clip_low, column.clip_high])
+    return float(low), float(high)
 
 
 def _fill_value(
-    column: InputColumn, values: npt.NDArray[np.float32], moments: Moments
+    column: InputColumn, present: npt.NDArray[np.float32], moments: Moments
 ) -> float | None:
-    present = values[~np.isnan(values)]
     if column.missing == "keep":
         return None
     if column.missing == "constant":
@@ -125,7 +178,7 @@ def _fill_value(
     return moments.mean  # also what `drop` leaves to `predict`
 
 
-def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> CategoryTransform:
+def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted:
     codes, values = prepared.codes(column.name)
     if len(values) > MAX_CATEGORIES:
         raise DataError(
@@ -135,17 +188,29 @@ def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> Categ
                 f"write `{column.name}: ignore`",
             )
         )
-    seen = np.bincount(codes[train] + 1, minlength=len(values) + 1)[1:]
-    vocabulary = tuple(value for value, count in zip(values, seen, strict=True) if count)
+    missing, *seen = np.bincount(codes[train] + 1, minlength=len(values) + 1).tolist()
+    counts = {value: n for value, n in zip(values, seen, strict=True) if n >= column.min_count}
+    rare = sum(n for n in seen if n < column.min_count)
+    touched = {
+        f"{column.name}: values in fewer than {column.min_count} rows taken as unknown": rare
+    }
+    filling = _filling(column, counts)
+    vocabulary = tuple(sorted(counts.keys() | ({filling} if filling is not None else set())))
+    code = MISSING
+    if filling is not None:
+        code = vocabulary.index(filling) + FIRST_VALUE
+        touched[f"{column.name}: missing values filled with `{filling}` in training"] = missing
+    num_kinds = len(counts) + (rare > 0) + (missing > 0 and filling not in counts)
+    return _Fitted(CategoryTransform(column.name, vocabulary, code), num_kinds < 2, touched)
+
+
+def _filling(column: InputColumn, counts: dict[str, int]) -> str | None:
+    """The value that stands for a missing one; None: it stays a category of its own."""
     if column.missing == "constant":
-        filling = str(column.constant)
-        if filling not in vocabulary:
-            vocabulary = tuple(sorted((*vocabulary, filling)))
-    elif column.missing == "most_frequent" and vocabulary:
-        filling = values[int(np.argmax(seen))]
-    else:
-        return CategoryTransform(column.name, vocabulary, MISSING)
-    return CategoryTransform(column.name, vocabulary, vocabulary.index(filling) + FIRST_VALUE)
+        return str(column.constant)
+    if column.missing == "most_frequent" and counts:
+        return max(counts, key=lambda value: counts[value])
+    return None
 
 
 def _fit_target(
@@ -155,15 +220,30 @@ def _fit_target(
     if spec.data.task == "regression":
         moments = moments_of(prepared.exact(name)[train])
         if spec.model.family != "network":
-            return TargetTransform(name, (), 0.0, 1.0, columns.target_type)
-        return TargetTransform(
-            name, (), moments.mean, moments.deviation or 1.0, columns.target_type
-        )
+            return TargetTransform(name, (), 0.0, 1.0, columns.target_type, (), spec.data.weight)
+        offset, scale = moments.mean, moments.deviation or 1.0
+        return TargetTransform(name, (), offset, scale, columns.target_type, (), spec.data.weight)
     codes, values = prepared.codes(name)
     present = np.bincount(codes[train], minlength=len(values))
     classes = tuple(value for value, count in zip(values, present, strict=True) if count)
     classes = _ordered_classes(classes, spec)
-    return TargetTransform(name, classes, 0.0, 1.0, columns.target_type)
+    counts = dict(zip(values, present.tolist(), strict=True))
+    weights = _class_weights(spec, {name: counts[name] for name in classes})
+    return TargetTransform(name, classes, 0.0, 1.0, columns.target_type, weights, spec.data.weight)
+
+
+def _class_weights(spec: JobSpec, counts: dict[str, int]) -> tuple[float, ...]:
+    """The weight of each class; balanced: rows / (classes x rows of the class)."""
+    wanted = spec.data.class_weights
+    if wanted is None:
+        return ()
+    if wanted == "balanced":
+        total = sum(counts.values())
+        return tuple(total / (len(counts) * count) for count in counts.values())
+    named = {class_text(name): weight for name, weight in wanted.items()}
+    if unknown := sorted(named.keys() - counts.keys()):
+        raise DataError(_unknown_class(spec, "data.class_weights", unknown[0], tuple(counts)))
+    return tuple(named.get(name, 1.0) for name in counts)
 
 
 def _ordered_classes(classes: tuple[str, ...], spec: JobSpec) -> tuple[str, ...]:
@@ -176,17 +256,21 @@ def _ordered_classes(classes: tuple[str, ...], spec: JobSpec) -> tuple[str, ...]
     ordered = tuple(sorted(classes, key=_natural))
     if spec.data.positive is None:
         return ordered
-    positive = spec.data.positive
-    text = str(positive).lower() if isinstance(positive, bool) else str(positive)
+    text = class_text(spec.data.positive)
     if text not in classes:
-        raise DataError(
-            Problem(
-                "data.positive",
-                f"`{text}` is no class of `{spec.data.target}`",
-                f"one of: {', '.join(ordered)}",
-            )
-        )
+        raise DataError(_unknown_class(spec, "data.positive", text, ordered))
     return (next(c for c in ordered if c != text), text)
+
+
+def class_text(name: bool | int | str) -> str:
+    """A class as its packed values name it."""
+    return str(name).lower() if isinstance(name, bool) else str(name)
+
+
+def _unknown_class(spec: JobSpec, key: str, text: str, classes: tuple[str, ...]) -> Problem:
+    return Problem(
+        key, f"`{text}` is no class of `{spec.data.target}`", f"one of: {', '.join(classes)}"
+    )
 
 
 def _natural(text: str) -> tuple[int, float, str]:

@@ -23,13 +23,16 @@ class Batch:
     """One rank's slice of a global batch.
 
     `target` is a class code (int64) or a scaled number (float32); `rows` names each row for
-    stateless randomness; `global_rows` is the size of the whole batch, over all ranks.
+    stateless randomness; `global_rows` and `global_weight` are those of the whole batch, over
+    all ranks.
     """
 
     inputs: Inputs
     target: npt.NDArray[Any]
     rows: Rows
+    weights: npt.NDArray[np.float32]
     global_rows: int
+    global_weight: float
 
 
 class RowReader:
@@ -39,6 +42,12 @@ class RowReader:
         self.prepared, self.encoder = prepared, encoder
         self._bound = [BoundEncoder(encoder, shard) for shard in prepared.shards]
         self._targets = _target_column(prepared, encoder)
+        self._weights = _weight_column(prepared, encoder, self._targets)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows count differently."""
+        return self._weights is not None
 
     def inputs(self, rows: Rows) -> Inputs:
         """Encoded inputs of `rows`, in their order."""
@@ -46,7 +55,7 @@ class RowReader:
         touched = np.unique(shards)
         if len(touched) == 1:
             return self._bound[touched[0]].inputs(rows - self.prepared.offsets[touched[0]])
-        numbers = np.empty((len(rows), len(self.encoder.numbers)), np.float32)
+        numbers = np.empty((len(rows), self.encoder.num_numbers), np.float32)
         categories = np.empty((len(rows), len(self.encoder.categories)), np.int32)
         for shard in touched:
             here = np.flatnonzero(shards == shard)
@@ -57,6 +66,10 @@ class RowReader:
     def targets(self, rows: Rows) -> npt.NDArray[Any]:
         """Class codes (int64), or numbers (float64) as they stand in the source."""
         return self._targets[rows]
+
+    def weights(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """How much each row counts."""
+        return np.ones(len(rows)) if self._weights is None else self._weights[rows]
 
     def scaled_targets(self, rows: Rows) -> npt.NDArray[Any]:
         """What a network learns: class codes, or numbers scaled to unit deviation."""
@@ -75,6 +88,17 @@ def _target_column(prepared: Prepared, encoder: Encoder) -> npt.NDArray[Any]:
     index = {name: code for code, name in enumerate(target.classes)}
     table = np.array([index.get(value, -1) for value in values] + [-1], np.int64)
     return table[codes]
+
+
+def _weight_column(
+    prepared: Prepared, encoder: Encoder, targets: npt.NDArray[Any]
+) -> npt.NDArray[np.float64] | None:
+    target = encoder.target
+    weights = None if target.weight is None else prepared.exact(target.weight)
+    if target.class_weights:
+        of_class = np.array([*target.class_weights, 1.0])[targets]  # the last: no class, code -1
+        weights = of_class if weights is None else weights * of_class
+    return weights
 
 
 def check_classes(reader: RowReader, rows: Rows, side: str) -> None:
@@ -126,20 +150,31 @@ class EpochBatches:
             for i in range(0, len(positions), self.batch_size)
         ]
         slices = [rank_slice(size, self.rank, self.world_size) for size in sizes]
-        mine = np.concatenate(
+        places = np.concatenate(
             [
                 positions[i * self.batch_size + s.start : i * self.batch_size + s.stop]
                 for i, s in enumerate(slices)
             ]
         )
-        rows = self.rows[mine]
+        rows = self.rows[places]
         inputs, targets = self.reader.inputs(rows), self.reader.scaled_targets(rows)
+        weights = self.reader.weights(rows).astype(np.float32)
+        totals = self._total_weights(positions, sizes)
         at = 0
-        for size, part in zip(sizes, slices, strict=True):
+        for size, total, part in zip(sizes, totals, slices, strict=True):
             end = at + part.stop - part.start
-            numbers, categories = inputs.numbers[at:end], inputs.categories[at:end]
-            yield Batch(Inputs(numbers, categories), targets[at:end], rows[at:end], size)
+            mine = slice(at, end)
+            own = Inputs(inputs.numbers[mine], inputs.categories[mine])
+            yield Batch(own, targets[mine], rows[mine], weights[mine], size, total)
             at = end
+
+    def _total_weights(self, positions: Rows, sizes: list[int]) -> list[float]:
+        """The weight of each whole batch: the same number on every rank."""
+        if not self.reader.is_weighted:
+            return [float(size) for size in sizes]
+        weights = self.reader.weights(self.rows[positions])
+        starts = np.cumsum([0, *sizes[:-1]])
+        return [float(total) for total in np.add.reduceat(weights, starts)]
 
 
 def rank_slice(count: int, rank: int, world_size: int) -> slice:

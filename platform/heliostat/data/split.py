@@ -16,7 +16,14 @@ from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
 from heliostat.plan.counts import SIDES, share_count
 from heliostat.spec.base import parse_duration_seconds
-from heliostat.spec.data import DataSpec, FractionSplit, HashSplit, TimeSplit
+from heliostat.spec.data import (
+    ColumnSplit,
+    DataSpec,
+    FractionSplit,
+    GroupSplit,
+    HashSplit,
+    TimeSplit,
+)
 from heliostat.spec.identity import digest_of
 from heliostat.storage.files import publish_folder, read_json, stage_folder, write_json
 
@@ -63,7 +70,8 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
 
 def _split_digest(columns: Columns, data: DataSpec, seed: int) -> str:
     drops = sorted(column.name for column in columns.inputs if column.missing == "drop")
-    value = data.model_dump(mode="json", include={"split", "clean", "target"})
+    include: Any = {"split": True, "clean": {"duplicates", "missing_target"}, "target": True}
+    value = data.model_dump(mode="json", include=include | {"weight": True})
     return digest_of([value, drops, seed])
 
 
@@ -77,6 +85,12 @@ def _assign(
     elif isinstance(split, HashSplit):
         codes, values = prepared.codes(split.column)
         sides = _by_value(codes[rows], values, split, seed)
+    elif isinstance(split, GroupSplit):
+        codes, values = prepared.codes(split.column)
+        sides = _by_group(codes[rows], values, split, seed)
+    elif isinstance(split, ColumnSplit):
+        codes, values = prepared.codes(split.column)
+        sides = _by_name(codes[rows], values, split)
     else:
         assert isinstance(split, FractionSplit)
         classes = np.zeros(len(rows), np.int32)
@@ -133,6 +147,46 @@ def _by_value(
     sides[quantiles < split.test + split.validation] = VALIDATION
     sides[quantiles < split.test] = TEST
     return sides[codes]
+
+
+def _by_group(
+    codes: npt.NDArray[np.int32], values: tuple[str, ...], split: GroupSplit, seed: int
+) -> npt.NDArray[Any]:
+    """Whole groups in the order of their hashes: to test until that is nearest to its share,
+    then to validation.
+    """
+    order = np.argsort(value_hashes(seed, values), kind="stable")
+    sizes = np.bincount(codes, minlength=len(values))[order]
+    filled = np.cumsum(np.concatenate([[0], sizes]))
+    num_test = share_count(len(codes), split.test)
+    test = _nearest(filled, num_test)
+    validation = _nearest(filled - filled[test], share_count(len(codes), split.validation))
+    sides = np.full(len(values), TRAIN, np.int8)
+    sides[order[test : max(test, validation)]] = VALIDATION
+    sides[order[:test]] = TEST
+    return sides[codes]
+
+
+def _nearest(filled: Rows, count: int) -> int:
+    """How many groups come nearest to `count` rows."""
+    return int(np.argmin(np.abs(filled - count)))
+
+
+def _by_name(
+    codes: npt.NDArray[np.int32], values: tuple[str, ...], split: ColumnSplit
+) -> npt.NDArray[Any]:
+    """The side that the column names."""
+    for value in np.unique(codes):
+        if values[value] not in SIDES:
+            raise DataError(
+                Problem(
+                    "data.split.column",
+                    f"`{split.column}` holds `{values[value]}`, which is no side",
+                    f"one of: {', '.join(SIDES)}",
+                )
+            )
+    table = np.array([SIDES.index(v) if v in SIDES else NONE for v in values], np.int8)
+    return table[codes]
 
 
 def _time_of(prepared: Prepared, columns: Columns) -> npt.NDArray[Any]:
@@ -192,7 +246,7 @@ def _microseconds(duration: str) -> int:
 
 def _check_not_empty(data: DataSpec, sides: dict[str, Rows], cleaned: CleanRows) -> None:
     for side, rows in sides.items():
-        wanted = side == "train" or getattr(data.split, side) not in (0, 0.0)
+        wanted = side == "train" or getattr(data.split, side, 0) not in (0, 0.0)
         if wanted and len(rows) == 0:
             dropped = sum(cleaned.dropped.values())
             raise DataError(

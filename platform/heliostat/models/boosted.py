@@ -38,13 +38,14 @@ def parameters(spec: XGBoostModel, shape: Shape, base_score: float, threads: int
     return own
 
 
-def base_score(task: str, targets: npt.NDArray[Any]) -> float:
+def base_score(task: str, targets: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> float:
     """The prediction before the first tree, from all training rows: fixed, so that it cannot
     depend on how they are shared among workers.
     """
     if task == "multiclass":
         return 0.5
-    mean = float(np.mean(targets, dtype=np.float64))
+    total = weights.sum()
+    mean = float((targets * weights).sum() / total) if total else 0.0
     return min(max(mean, 1e-6), 1 - 1e-6) if task == "binary" else mean
 
 
@@ -74,12 +75,15 @@ def reference_rows(sample: npt.NDArray[np.float32], shape: Shape) -> npt.NDArray
     return np.concatenate([sample, rows])
 
 
-def quantum_of(task: str, targets: npt.NDArray[Any], base: float) -> float:
+def quantum_of(
+    task: str, targets: npt.NDArray[Any], weights: npt.NDArray[np.float64], base: float
+) -> float:
     """The grid that gradients are rounded to: 2^-24 of the largest there can be at the start,
     which is what float32 resolves. Sums of up to 2^28 such numbers are exact in float64, so
     they come out the same in any order, on any number of workers.
     """
     largest = float(np.abs(targets - base).max()) if task == "regression" else 1.0
+    largest *= float(weights.max())
     return 2.0 ** (np.ceil(np.log2(max(largest, 1e-30))) - 24)
 
 
@@ -87,7 +91,7 @@ def gradients(
     task: str,
     margins: npt.NDArray[Any],
     targets: npt.NDArray[Any],
-    scale_positive: float,
+    weights: npt.NDArray[np.float64],
     quantum: float,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """First and second derivatives of the loss by row (and class), as multiples of `quantum`:
@@ -98,16 +102,19 @@ def gradients(
         first, second = margins - targets, np.ones_like(margins)
     elif task == "binary":
         probability = 1 / (1 + np.exp(-margins))
-        weight = np.where(targets == 1, scale_positive, 1.0)
-        first = (probability - targets) * weight
-        second = probability * (1 - probability) * weight
+        first = probability - targets
+        second = probability * (1 - probability)
     else:
         probability = np.exp(margins - margins.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
         first = probability.copy()
         first[np.arange(len(targets)), targets] -= 1
         second = 2 * probability * (1 - probability)
-    return _on_grid(first, quantum), np.maximum(_on_grid(second, quantum), np.float32(quantum))
+    by_row = weights if first.ndim == 1 else weights[:, None]
+    smallest = np.where(by_row > 0, quantum, 0).astype(np.float32)
+    return _on_grid(first * by_row, quantum), np.maximum(
+        _on_grid(second * by_row, quantum), smallest
+    )
 
 
 def _on_grid(values: npt.NDArray[np.float64], quantum: float) -> npt.NDArray[np.float32]:

@@ -39,11 +39,9 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
         yield "data.filter", "row filters are"
     if data.task in ("ranking", "language"):
         yield "data.task", f"task `{data.task}` is"
-    if data.weight is not None:
-        yield "data.weight", "sample weights are"
     if data.ingest == "stream":
         yield "data.ingest", "streaming ingest is"
-    if data.split.method in ("group", "column", "source"):
+    if data.split.method == "source":
         yield "data.split.method", f"split `{data.split.method}` is"
     if getattr(data.split, "folds", None) is not None:
         yield "data.split.folds", "cross-validation is"

@@ -23,6 +23,14 @@ def _task(job: Job) -> Iterator[Problem]:
         return  # refused elsewhere as not available yet
     if spec.data.positive is not None and spec.data.task != "binary":
         yield job.problem("data.positive", f"task `{spec.data.task}` has no positive class")
+    if spec.data.class_weights is not None and spec.data.task == "regression":
+        yield job.problem("data.class_weights", "task `regression` has no classes")
+    weighted = spec.data.weight is not None or spec.data.class_weights is not None
+    if weighted and spec.model.kind == "knn":
+        key = "weight" if spec.data.weight is not None else "class_weights"
+        yield job.problem(
+            f"data.{key}", "a model of kind `knn` counts every row alike", "take another model"
+        )
     if spec.data.split.method == "stratified" and spec.data.task == "regression":
         yield job.problem(
             "data.split.method", "stratified needs classes, not a regression", "write `random`"

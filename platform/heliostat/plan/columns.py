@@ -29,6 +29,7 @@ class InputColumn:
     """A feature, with every `auto` resolved for the model.
 
     `missing` is keep, drop, mean, median, most_frequent, constant or own; `constant` its value.
+    Numbers are clipped to the quantiles `clip_low` and `clip_high`, if given.
     """
 
     name: str
@@ -36,6 +37,10 @@ class InputColumn:
     missing: str
     scale: str = "none"
     constant: float | str | None = None
+    indicator: bool = False
+    clip_low: float | None = None
+    clip_high: float | None = None
+    min_count: int = 1
 
 
 @dataclass(frozen=True, order=True)
@@ -55,13 +60,14 @@ class Columns:
     inputs: tuple[InputColumn, ...]
     target: PackedColumn
     split: PackedColumn | None
+    weight: PackedColumn | None
     target_type: str
 
     @property
     def packed(self) -> tuple[PackedColumn, ...]:
         """Everything that preparation packs; no cleaning, split or model changes it."""
         inputs = {PackedColumn(column.name, column.kind) for column in self.inputs}
-        extra = {self.target} | ({self.split} if self.split else set())
+        extra = {column for column in (self.target, self.split, self.weight) if column}
         return tuple(sorted(inputs | extra))
 
     @property
@@ -88,13 +94,13 @@ def resolve_columns(job: Job, catalog: Catalog) -> Columns:
     """
     resolver = _Resolver(job, catalog)
     target = resolver.target()
-    split = resolver.split()
+    split, weight = resolver.split(), resolver.weight()
     inputs = resolver.inputs()
     if not inputs and not resolver.problems:
         resolver.complain("data.features", "leaves no column to learn from")
     if resolver.problems or target is None:
         raise PlanError(resolver.problems)
-    return Columns(tuple(inputs), target, split, catalog.columns[target.name].type)
+    return Columns(tuple(inputs), target, split, weight, catalog.columns[target.name].type)
 
 
 class _Resolver:
@@ -137,6 +143,16 @@ class _Resolver:
             self.complain("data.split.column", f"column `{name}` is {column.type}: no time")
             return None
         return PackedColumn(name, "time" if column.kind == "time" else "exact")
+
+    def weight(self) -> PackedColumn | None:
+        name = self.job.spec.data.weight
+        column = None if name is None else self._column("data.weight", name)
+        if column is None:
+            return None
+        if column.kind not in ("number", "boolean"):
+            self.complain("data.weight", f"column `{name}` is {column.type}, not a number")
+            return None
+        return PackedColumn(column.name, "exact")
 
     def inputs(self) -> list[InputColumn]:
         data = self.job.spec.data
@@ -208,8 +224,9 @@ class _Resolver:
         else:
             missing = feature.missing
         if isinstance(feature, CategoryFeature):
+            missing = "own" if missing == "auto" else missing
             return InputColumn(
-                name, "category", "own" if missing == "auto" else missing, "none", constant
+                name, "category", missing, constant=constant, min_count=feature.min_count
             )
         if missing == "auto":
             missing = "keep" if model.keeps_missing else "mean"
@@ -222,7 +239,8 @@ class _Resolver:
         scale = feature.scale
         if scale == "auto":
             scale = "standard" if model.wants_scaling else "none"
-        return InputColumn(name, "number", missing, scale, constant)
+        low, high = (feature.clip.low, feature.clip.high) if feature.clip else (None, None)
+        return InputColumn(name, "number", missing, scale, constant, feature.indicator, low, high)
 
     def _column(self, key: str, name: str) -> Column | None:
         column = self.catalog.columns.get(name)

@@ -216,7 +216,7 @@ class _Run:
         )
         with self.clock.phase("split"):
             data = open_data(assignment)
-        self._counts, self._dropped = data.split.counts, dict(data.split.dropped)
+        self._counts, self._dropped = data.split.counts, data.split.dropped | dict(data.touched)
         for name, count in prepared.infinite.items():
             self._dropped[f"{name}: infinite values taken as missing"] = count
         counts = " + ".join(f"{count:,} {side}" for side, count in self._counts.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from heliostat.spec.base import Spec, parse_duration_seconds
 
@@ -38,23 +38,44 @@ class IgnoreFeature(Spec):
     type: Literal["ignore"]
 
 
+Quantile = Annotated[float, Field(ge=0, le=1)]
+
+
+class ClipSpec(Spec):
+    """Outliers are moved to these quantiles of the training rows."""
+
+    low: Quantile = 0.0
+    high: Quantile = 1.0
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> ClipSpec:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
 class NumberFeature(Spec):
     """A number. `auto` missing: kept for trees, else the mean; `auto` scaling: standard
-    for networks, linear models, kNN and SVM, none for trees.
+    for networks, linear models, kNN and SVM, none for trees. `indicator` adds a column that
+    is 1 where the value is missing.
     """
 
     type: Literal["number"]
     missing: NumberMissing | ConstantNumber = "auto"
     scale: Scaling = "auto"
+    indicator: bool = False
+    clip: ClipSpec | None = None
 
 
 class CategoryFeature(Spec):
     """One of many values. Missing values are a category of their own unless told otherwise;
-    values not seen in training share one unknown bucket.
+    values not seen in training, or in fewer than `min_count` rows of it, share one unknown
+    bucket.
     """
 
     type: Literal["category"]
     missing: CategoryMissing | ConstantCategory = "auto"
+    min_count: int = Field(default=1, gt=0)
     buckets: int | None = Field(default=None, gt=0)
 
 
@@ -106,13 +127,17 @@ def _long_form(value: Any) -> Any:
 
 
 class CleanSpec(Spec):
-    """Which rows never take part. Cleaning comes before splitting."""
+    """Which rows never take part, before splitting; and whether inputs that hold one value
+    only in the training rows do.
+    """
 
     duplicates: Literal["keep", "drop"] = "keep"
     missing_target: Literal["drop", "error"] = "drop"
+    constant_columns: Literal["keep", "drop"] = "keep"
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+ClassName = bool | int | str
 
 
 class FractionSplit(Spec):
@@ -248,7 +273,11 @@ Source = Annotated[
 
 
 class DataSpec(Spec):
-    """Where the rows come from, what is learned from which columns, and on which rows."""
+    """Where the rows come from, what is learned from which columns, and on which rows.
+
+    A row counts as much as `weight` (a column) times the weight of its class: in the loss, in
+    metrics and in XGBoost alike. `balanced` gives every class the same total in training.
+    """
 
     source: Source
     filter: str | None = None
@@ -256,6 +285,7 @@ class DataSpec(Spec):
     task: Task
     positive: bool | int | str | None = None
     weight: str | None = None
+    class_weights: Literal["balanced"] | dict[ClassName, PositiveFloat] | None = None
     features: dict[str, Annotated[Feature, BeforeValidator(_long_form)]] | None = None
     clean: CleanSpec = CleanSpec()
     split: Split = RandomSplit()

@@ -61,13 +61,16 @@ class Assignment:
 
 @dataclass(frozen=True)
 class OpenData:
-    """The assignment's data, mapped and fitted."""
+    """The assignment's data, mapped and fitted; `touched` counts what fitting changes, by what
+    it does.
+    """
 
     prepared: Prepared
     split: SplitRows
     encoder: Encoder
     reader: RowReader
     shape: Shape
+    touched: Mapping[str, int]
 
     def rows(self, side: str) -> npt.NDArray[np.int64]:
         """The rows of a side, ascending."""
@@ -111,14 +114,14 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     spec = assignment.spec
     prepared = Prepared.open(Path(assignment.prepared))
     split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
-    encoder = fit_encoder(prepared, assignment.columns, spec, split.sides["train"])
+    encoder, touched = fit_encoder(prepared, assignment.columns, spec, split.sides["train"])
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):
         check_classes(reader, split.sides[side], side)
     classes = len(encoder.target.classes)
     shape = Shape(
-        len(encoder.numbers), encoder.cardinalities, classes if classes > 2 else 1, spec.data.task
+        encoder.num_numbers, encoder.cardinalities, classes if classes > 2 else 1, spec.data.task
     )
     if spec.data.task == "multiclass":
         shape = Shape(shape.num_numbers, shape.cardinalities, classes, spec.data.task)
-    return OpenData(prepared, split, encoder, reader, shape)
+    return OpenData(prepared, split, encoder, reader, shape, touched)

@@ -73,6 +73,7 @@ class _Matrices:
     validation: xgboost.QuantileDMatrix | None
     rows: npt.NDArray[np.int64]
     target: npt.NDArray[Any]
+    weights: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ class _Trainer:
         self.history: list[dict[str, Any]] = []
         threads = max(1, int(self.spec.scale.resources.cpu))
         targets = data.reader.targets(data.rows("train"))
-        score = base_score(self.spec.data.task, targets)
+        weights = self._weights(np.asarray(data.rows("train")), targets)
+        score = base_score(self.spec.data.task, targets, data.reader.weights(data.rows("train")))
         self.parameters = parameters(self.model, data.shape, score, threads)
-        self.quantum = quantum_of(self.spec.data.task, targets, score)
+        self.quantum = quantum_of(self.spec.data.task, targets, weights, score)
         self.matrices = self._build_matrices()
         self.clock = time.perf_counter()
 
@@ -173,7 +175,16 @@ class _Trainer:
         if len(rows):
             part = rows[rank_slice(len(rows), world.rank, world.size)]
             validation = self._matrix(self._features(part), data.reader.targets(part), reference)
-        return _Matrices(matrix, validation, mine, target)
+        return _Matrices(matrix, validation, mine, target, self._weights(mine, target))
+
+    def _weights(
+        self, rows: npt.NDArray[np.int64], target: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """What gradients are multiplied by."""
+        weights = self.data.reader.weights(rows)
+        if self.spec.data.task != "binary":
+            return weights
+        return weights * np.where(target == 1, self.model.scale_pos_weight, 1.0)
 
     def _features(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         inputs = self.data.reader.inputs(rows)
@@ -205,7 +216,7 @@ class _Trainer:
             self.spec.data.task,
             margins,
             self.matrices.target,
-            self.model.scale_pos_weight,
+            self.matrices.weights,
             self.quantum,
         )
         if self.model.subsample < 1:
@@ -224,7 +235,13 @@ class _Trainer:
         part = self.booster.predict(self.matrices.validation).astype(np.float64)
         scores = gather(self.world, part, mine.start, len(rows))
         target = self.data.reader.targets(rows)
-        metrics = compute_metrics(self.spec.data.task, evaluated_metrics(self.spec), target, scores)
+        metrics = compute_metrics(
+            self.spec.data.task,
+            evaluated_metrics(self.spec),
+            target,
+            scores,
+            self.data.reader.weights(rows),
+        )
         score = metrics[self.spec.objective_metric]
         self.progress = self.progress.after(score, self.round, self.spec.objective_goal)
         improved = self.progress.best_step == self.round
@@ -247,9 +264,11 @@ class _Trainer:
                 else scores[np.arange(len(target)), target]
             )
             losses = -np.log(np.clip(chosen, np.finfo(np.float32).eps, 1))
-        total = self.world.sum(np.array([losses.sum(), len(losses)], np.float64))
+        weights = self.data.reader.weights(self.matrices.rows)
+        sums = [(losses * weights).sum(), weights.sum(), len(losses)]
+        total = self.world.sum(np.array(sums, np.float64))
         seconds = max(time.perf_counter() - self.clock, 1e-9)
-        rate = self.spec.train.validate_every * total[1] / seconds
+        rate = self.spec.train.validate_every * total[2] / seconds
         loss = float(total[0] / total[1]) if total[1] else math.nan
         return Stepped(
             self.round, self.spec.length, self.round, loss, self.model.learning_rate, rate

@@ -44,7 +44,8 @@ def train_classic(assignment: Assignment, data: OpenData) -> Iterator[Event]:
     with warnings.catch_warnings():
         # A limit of iterations that the job set is no news; the metrics tell.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(matrix, data.reader.targets(rows))
+        weights = {"sample_weight": data.reader.weights(rows)} if data.reader.is_weighted else {}
+        estimator.fit(matrix, data.reader.targets(rows), **weights)
     predictor = EstimatorPredictor(estimator, data.shape, spec.model.encoding)
     save_model(assignment, data, predictor)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)

@@ -35,13 +35,15 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """One rank's slice of a global batch of `global_rows` rows."""
+    """One rank's slice of a global batch of `global_rows` rows that weigh `global_weight`."""
 
     numbers: Tensor
     categories: Tensor
     target: Tensor
     rows: Tensor
+    weights: Tensor
     global_rows: int
+    global_weight: float
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class _Loop:
             group["lr"] = rate * factor
         task.optimizer.zero_grad(set_to_none=True)
         outputs = task.replica(batch.numbers, batch.categories)
-        share = task.loss_sum(outputs, batch.target) / batch.global_rows
+        # A batch whose rows all weigh nothing teaches nothing.
+        loss = task.loss_sum(outputs, batch.target, batch.weights)
+        share = loss / (batch.global_weight or 1.0)
         # Data parallelism averages gradients over ranks; the global mean needs their sum.
         (share * self.world.size).backward()  # type: ignore[no-untyped-call]
         if task.clip_norm is not None:

@@ -18,50 +18,53 @@ Array = npt.NDArray[Any]
 
 
 def compute_metrics(
-    task: str, names: Sequence[str], target: Array, scores: Array
+    task: str, names: Sequence[str], target: Array, scores: Array, weights: Array | None = None
 ) -> dict[str, float]:
     """The named metrics. `target` is [rows] numbers or class codes, `scores` [rows] or
-    [rows, classes] as `Predictor.scores` gives them.
+    [rows, classes] as `Predictor.scores` gives them; a row counts as much as its weight.
     """
-    if len(target) == 0:
+    weights = np.ones(len(target)) if weights is None else weights
+    if not weights.sum() > 0 or not np.isfinite(scores).all():
         return dict.fromkeys(names, float("nan"))
-    if not np.isfinite(scores).all():
-        return dict.fromkeys(names, float("nan"))
-    return (_regression if task == "regression" else _classes)(names, target, scores)
+    return (_regression if task == "regression" else _classes)(names, target, scores, weights)
 
 
-def _regression(names: Sequence[str], target: Array, scores: Array) -> dict[str, float]:
-    errors = scores - target
-    squares = float((errors**2).sum())
-    spread = float(((target - target.mean()) ** 2).sum())
+def _regression(
+    names: Sequence[str], target: Array, scores: Array, weights: Array
+) -> dict[str, float]:
+    errors, total = scores - target, weights.sum()
+    squares = float((errors**2 * weights).sum())
+    mean = (target * weights).sum() / total
+    spread = float(((target - mean) ** 2 * weights).sum())
     values = {
-        "mse": squares / len(target),
-        "rmse": (squares / len(target)) ** 0.5,
-        "mae": float(np.abs(errors).mean()),
+        "mse": squares / total,
+        "rmse": (squares / total) ** 0.5,
+        "mae": (np.abs(errors) * weights).sum() / total,
         "r2": 1 - squares / spread if spread else float("nan"),
     }
-    return {name: values[name] for name in names}
+    return {name: float(values[name]) for name in names}
 
 
-def _classes(names: Sequence[str], target: Array, scores: Array) -> dict[str, float]:
+def _classes(
+    names: Sequence[str], target: Array, scores: Array, weights: Array
+) -> dict[str, float]:
     result: dict[str, float] = {}
     counted = [name for name in names if name not in ("auc", "log_loss")]
     if counted:
-        counts = confusion(target, scores)
+        counts = confusion(target, scores, weights)
         result |= {name: _from_counts(name, counts, scores.ndim == 1) for name in counted}
     if "auc" in names:
-        result["auc"] = _auc(target, scores)
+        result["auc"] = _auc(target, scores, weights)
     if "log_loss" in names:
-        result["log_loss"] = log_loss(target, scores)
+        result["log_loss"] = float((log_losses(target, scores) * weights).sum() / weights.sum())
     return {name: result[name] for name in names}
 
 
-def confusion(target: Array, scores: Array) -> npt.NDArray[np.int64]:
-    """[classes, classes] counts: true class down, predicted class across."""
+def confusion(target: Array, scores: Array, weights: Array | None = None) -> Array:
+    """[classes, classes]: rows (or their weight) by true class down, predicted class across."""
     size = 2 if scores.ndim == 1 else scores.shape[1]
-    predicted = predicted_classes(scores)
-    flat = np.bincount(target.astype(np.int64) * size + predicted, minlength=size * size)
-    return flat.reshape(size, size).astype(np.int64)
+    cells = target.astype(np.int64) * size + predicted_classes(scores)
+    return np.bincount(cells, weights, minlength=size * size).reshape(size, size)
 
 
 def predicted_classes(scores: Array) -> npt.NDArray[np.int64]:
@@ -71,34 +74,35 @@ def predicted_classes(scores: Array) -> npt.NDArray[np.int64]:
     return scores.argmax(1).astype(np.int64)
 
 
-def log_loss(target: Array, scores: Array) -> float:
-    """Mean negative log probability of the true class, clipped at float64's resolution."""
+def log_losses(target: Array, scores: Array) -> Array:
+    """Negative log probability of each row's true class, clipped at float64's resolution."""
     if scores.ndim == 1:
         chosen = np.where(target == 1, scores, 1 - scores)
     else:
         chosen = scores[np.arange(len(target)), target.astype(np.int64)]
-    return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1)).mean())
+    losses: Array = -np.log(np.clip(chosen, np.finfo(np.float64).eps, 1))
+    return losses
 
 
-def _auc(target: Array, scores: Array) -> float:
+def _auc(target: Array, scores: Array, weights: Array) -> float:
     if scores.ndim == 1:
-        return area_under_curve(target == 1, scores)
-    areas = [area_under_curve(target == k, scores[:, k]) for k in range(scores.shape[1])]
+        return area_under_curve(target == 1, scores, weights)
+    areas = [area_under_curve(target == k, scores[:, k], weights) for k in range(scores.shape[1])]
     return float(np.mean(areas))
 
 
-def area_under_curve(positive: npt.NDArray[np.bool_], scores: Array) -> float:
+def area_under_curve(positive: npt.NDArray[np.bool_], scores: Array, weights: Array) -> float:
     """The probability that a positive row scores above a negative one, ties counted half: the
-    Mann-Whitney statistic over ranks (Hanley and McNeil, 1982). NaN without both kinds.
+    Mann-Whitney statistic (Hanley and McNeil, 1982), rows drawn by weight. NaN without both.
     """
-    num_positive = int(positive.sum())
-    num_negative = len(positive) - num_positive
-    if not num_positive or not num_negative:
+    _, group = np.unique(scores, return_inverse=True)
+    gained = np.bincount(group, weights * positive)
+    lost = np.bincount(group, weights * ~positive)
+    pairs = gained.sum() * lost.sum()
+    if not pairs:
         return float("nan")
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    middle_ranks = np.cumsum(sizes) - (sizes - 1) / 2
-    rank_sum = float(middle_ranks[group[positive]].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+    below = np.cumsum(lost) - lost / 2
+    return float((gained * below).sum() / pairs)
 
 
 def _from_counts(name: str, counts: npt.NDArray[np.int64], binary: bool) -> float:
@@ -106,12 +110,17 @@ def _from_counts(name: str, counts: npt.NDArray[np.int64], binary: bool) -> floa
     actual, predicted = counts.sum(1), counts.sum(0)
     if name == "accuracy":
         return float(hits.sum() / counts.sum())
-    precision = hits / np.maximum(predicted, 1)
-    recall = hits / np.maximum(actual, 1)
-    f1 = 2 * hits / np.maximum(actual + predicted, 1)
+    precision = _share(hits, predicted)
+    recall = _share(hits, actual)
+    f1 = _share(2 * hits, actual + predicted)
     if name == "f1_weighted":
         return float((f1 * actual).sum() / actual.sum())
     values = {"precision": precision, "recall": recall, "f1": f1, "f1_macro": f1}[name]
     if binary and name != "f1_macro":
         return float(values[1])
     return float(values[(actual + predicted) > 0].mean())
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """`part / whole`, and 0 of nothing."""
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

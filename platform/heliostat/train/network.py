@@ -108,7 +108,9 @@ def _tensors(
             torch.from_numpy(batch.inputs.categories).to(device, torch.int64),
             torch.from_numpy(np.ascontiguousarray(batch.target)).to(device),
             torch.from_numpy(batch.rows).to(device),
+            torch.from_numpy(batch.weights).to(device),
             batch.global_rows,
+            batch.global_weight,
         )
 
 

@@ -70,28 +70,28 @@ def evaluate(
         DataError: a column is missing, a page is damaged, or a class is new to the model.
     """
     trained = load_model(model)
-    catalog = _checked_catalog(model, source, trained.encoder.target.name)
+    catalog = _checked_catalog(model, source, _scored_columns(trained))
     work = partial(_score_unit, model=str(model.resolve()))
-    parts: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
+    parts: dict[int, tuple[npt.NDArray[np.float64], ...]] = {}
     done = 0
     for result in run_units(units_of(catalog), work, num_tasks):
-        scores = np.array(result["scores"], np.float64)
-        parts[result["index"]] = (np.array(result["target"], np.float64), scores)
+        columns = (result[key] for key in ("target", "scores", "weights"))
+        parts[result["index"]] = tuple(np.array(column, np.float64) for column in columns)
         done += result["rows"]
         progress(done, catalog.num_rows)
     ordered = [parts[index] for index in sorted(parts)]
-    target = np.concatenate([part[0] for part in ordered])
-    scores = np.concatenate([part[1] for part in ordered])
+    target, scores, weights = (np.concatenate(column) for column in zip(*ordered, strict=True))
     usable = ~np.isnan(target) & ~np.isnan(scores.reshape(len(scores), -1)).any(1)
+    usable &= ~np.isnan(weights)
     if not usable.any():
         raise DataError(Problem("--data", "no row has both a target and a prediction"))
     names = metrics_of(trained.task)
-    metrics = compute_metrics(trained.task, names, target[usable], scores[usable])
+    metrics = compute_metrics(trained.task, names, target[usable], scores[usable], weights[usable])
     return metrics, {"rows": len(target), "evaluated": int(usable.sum())}
 
 
 def _checked_catalog(
-    model: Path, source: str | Sequence[str], target: str | None = None
+    model: Path, source: str | Sequence[str], needed: Sequence[str] = ()
 ) -> Catalog:
     catalog = read_catalog(source)
     trained = load_model(model)
@@ -109,8 +109,11 @@ def _checked_catalog(
                     f"column `{column.name}` is {found.type}; the model needs numbers",
                 )
             )
-    if target is not None and target not in catalog.columns:
-        problems.append(Problem(catalog.source, f"has no column `{target}`, the target"))
+    problems += [
+        Problem(catalog.source, f"has no column `{name}`, the target or its weight")
+        for name in needed
+        if name not in catalog.columns
+    ]
     if problems:
         raise DataError(problems)
     return catalog
@@ -138,15 +141,40 @@ def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
 
 def _score_unit(unit: Unit, model: str) -> dict[str, Any]:
     trained = _model(model)
-    target = trained.encoder.target
-    names = sorted({column.name for column in trained.inputs} | {target.name})
+    names = sorted({column.name for column in trained.inputs} | set(_scored_columns(trained)))
     table = pa.concat_tables([read_group(group, names) for group in unit.groups])
-    truth = _truth(trained, table[target.name], unit)
+    truth = _truth(trained, table[trained.encoder.target.name], unit)
     return {
         "rows": table.num_rows,
         "target": truth.tolist(),
         "scores": _scores(trained, table).tolist(),
+        "weights": _weights(trained, table, truth).tolist(),
     }
+
+
+def _scored_columns(trained: TrainedModel) -> list[str]:
+    """What scoring needs besides the inputs."""
+    target = trained.encoder.target
+    return [target.name] + ([target.weight] if target.weight is not None else [])
+
+
+def _weights(
+    trained: TrainedModel, table: pa.Table, truth: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What each row counts, as in training; NaN where its weight or class is missing."""
+    target = trained.encoder.target
+    weights = np.ones(len(truth))
+    if target.weight is not None:
+        weights = _as_numbers(table[target.weight])
+    if target.class_weights:
+        known = ~np.isnan(truth)
+        weights[known] *= np.array(target.class_weights)[truth[known].astype(np.int64)]
+    return weights
+
+
+def _as_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return np.array(numbers, np.float64)
 
 
 def _scores(trained: TrainedModel, table: pa.Table) -> npt.NDArray[np.float64]:
@@ -158,7 +186,7 @@ def _truth(trained: TrainedModel, column: pa.ChunkedArray, unit: Unit) -> npt.ND
     """The target as numbers or class codes; NaN where it is missing."""
     classes = trained.encoder.target.classes
     if not classes:
-        return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+        return _as_numbers(column)
     index: Mapping[str | None, float] = {name: float(i) for i, name in enumerate(classes)}
     codes = []
     for value in as_text(column).to_pylist():

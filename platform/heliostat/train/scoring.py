@@ -50,8 +50,9 @@ def validation_metrics(
 ) -> dict[str, float]:
     """The metrics that training goes by."""
     scores = side_scores(data, "validation", predictor, world)
-    target = data.reader.targets(data.rows("validation"))
-    return compute_metrics(spec.data.task, evaluated_metrics(spec), target, scores)
+    rows = data.rows("validation")
+    target, weights = data.reader.targets(rows), data.reader.weights(rows)
+    return compute_metrics(spec.data.task, evaluated_metrics(spec), target, scores, weights)
 
 
 def final_metrics(
@@ -63,8 +64,9 @@ def final_metrics(
         if len(data.rows(side)):
             scores = side_scores(data, side, predictor, world)
             target = data.reader.targets(data.rows(side))
+            weights = data.reader.weights(data.rows(side))
             metrics[side] = compute_metrics(
-                spec.data.task, metrics_of(spec.data.task), target, scores
+                spec.data.task, metrics_of(spec.data.task), target, scores, weights
             )
             details[side] = picture(spec.data.task, target, scores, data.encoder.target.classes)
     return metrics, details

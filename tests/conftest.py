@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -160,6 +162,70 @@ def ray_session(ray_head: RayHead) -> Iterator[Any]:
     ray.init(address=ray_head.address, log_to_driver=False, configure_logging=False)
     yield ray
     ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A real S3 server on loopback; `environment` is what a process needs to reach it."""
+
+    filesystem: Any
+    environment: dict[str, str]
+
+
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-real-secret"}
+
+
+@pytest.fixture(scope="session")
+def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """SeaweedFS with credentials, and a bucket called `bucket`."""
+    from pyarrow import fs
+
+    folder = tmp_path_factory.mktemp("s3")
+    access, secret = S3_KEYS.values()
+    keys = [{"accessKey": access, "secretKey": secret}]
+    identity = {"name": "tester", "credentials": keys, "actions": ["Admin", "Read", "Write"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
+    log = (folder / "weed.log").open("w")
+    server = subprocess.Popen(
+        [
+            str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.config={folder}/s3.json",
+            "-master.volumeSizeLimitMB=64", "-volume.max=50",
+            *(f"-{name}.port={port}" for name, port in ports.items()),
+            *(f"-{name}.port.grpc={free_port()}" for name in ports),
+        ],
+        stdout=log, stderr=log,
+    )  # fmt: skip
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    try:
+        _wait_for_store(endpoint, server)
+        filesystem = fs.S3FileSystem(
+            endpoint_override=endpoint, access_key=access, secret_key=secret,
+            region="us-east-1", allow_bucket_creation=True,
+        )  # fmt: skip
+        filesystem.create_dir("bucket")
+        yield Store(filesystem, S3_KEYS | {"AWS_ENDPOINT_URL": endpoint})
+    finally:
+        server.kill()
+        server.wait(10)
+        log.close()
+
+
+def _wait_for_store(endpoint: str, server: subprocess.Popen[bytes]) -> None:
+    """Until it refuses us for lack of credentials; half a second between two looks."""
+    for _ in range(120):
+        if server.poll() is not None:
+            raise RuntimeError(f"the S3 server ended with {server.returncode}")
+        try:
+            urllib.request.urlopen(endpoint, timeout=5)
+        except urllib.error.HTTPError as error:
+            if error.code == 403:
+                return
+        except OSError:
+            pass
+        threading.Event().wait(0.5)
+    raise RuntimeError("the S3 server was not up within 60 seconds")
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heliostat.catalog.catalog import read_catalog
-from heliostat.errors import DataError, UnavailableError
+from heliostat.errors import DataError
 from tests.conftest import write_table
 
 
@@ -38,7 +38,7 @@ def test_the_digest_notices_every_change(tmp_path):
 
 
 def refusal(source) -> str:
-    with pytest.raises((DataError, UnavailableError)) as caught:
+    with pytest.raises(DataError) as caught:
         read_catalog(str(source))
     return str(caught.value)
 
@@ -79,11 +79,3 @@ def test_files_must_have_the_same_columns(tmp_path):
     text = refusal(tmp_path)
     assert "2.parquet: lacks column `b`" in text and "1.parquet: lacks column `c`" in text
     assert "2.parquet: column `a` is string, but int64 in 1.parquet" in text
-
-
-@pytest.mark.parametrize("source", ["s3://bucket/x", "x.csv"])
-def test_what_is_not_built_yet_says_so(tmp_path, source):
-    if source.endswith("csv"):
-        (tmp_path / source).write_text("a,b\n1,2\n")
-        source = str(tmp_path / source)
-    assert "not available yet" in refusal(source)

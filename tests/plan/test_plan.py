@@ -66,7 +66,7 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
 @pytest.mark.parametrize(
     "setting",
     [
-        'data.filter="month < 3"', "data.ingest=stream", "data.split={folds: 3}",
+        "data.ingest=stream", "data.split={folds: 3}",
         "data.features.color={type: text}", "data.features.color={type: category, buckets: 8}",
         "data.source={delta: x}", "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
         "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",

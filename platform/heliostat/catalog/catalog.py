@@ -7,8 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
-from heliostat.catalog.files import SourceFile, list_source
-from heliostat.catalog.footer import Column, Footer, read_footer
+import pyarrow as pa
+
+from heliostat.catalog.columns import Column, Footer, columns_of
+from heliostat.catalog.files import Constant, SourceFile, list_source
+from heliostat.catalog.formats import PARQUET, format_of, read_footer
 from heliostat.errors import DataError, Problem
 from heliostat.spec.identity import digest_of
 
@@ -17,13 +20,17 @@ FOOTER_THREADS = 8
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group of a file; `first_row` is its first row's number within the file."""
+    """A row group of a file; `first_row` is its first row's number within the file. `constants`
+    are columns that the file's folder names.
+    """
 
     path: str
     location: str
     index: int
     first_row: int
     num_rows: int
+    format: str = PARQUET
+    constants: tuple[Constant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,16 @@ class Catalog:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """The columns by name."""
-        return {column.name: column for column in self.footers[0].columns}
+        return {column.name: column for column in columns_of(self.schema)}
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns as Arrow types, those that folders name last."""
+        schema = self.footers[0].schema
+        for name, type_, _ in self.files[0].constants:
+            if name not in schema.names:
+                schema = schema.append(pa.field(name, pa.type_for_alias(type_)))
+        return schema
 
     @cached_property
     def num_rows(self) -> int:
@@ -54,9 +70,11 @@ class Catalog:
         """All row groups in catalog order."""
         groups = []
         for file, footer in zip(self.files, self.footers, strict=True):
-            first = 0
+            first, kind = 0, format_of(file.location)
             for index, rows in enumerate(footer.group_rows):
-                groups.append(RowGroup(file.path, file.location, index, first, rows))
+                groups.append(
+                    RowGroup(file.path, file.location, index, first, rows, kind, file.constants)
+                )
                 first += rows
         return tuple(groups)
 
@@ -75,10 +93,10 @@ class Catalog:
 
 
 def read_catalog(source: str | Sequence[str]) -> Catalog:
-    """List `source` (file, folder, glob or a list of them) and read every footer.
+    """List `source` (file, folder, glob, URI or a list of them) and read every footer.
 
     Raises:
-        DataError: nothing is there, a file is no Parquet, or the schemas differ.
+        DataError: nothing is there, a file is not what its name says, or the schemas differ.
     """
     files = list_source(source)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
@@ -100,10 +118,12 @@ def _try_footer(file: SourceFile) -> Footer | Problem:
 
 
 def _check_same_columns(files: tuple[SourceFile, ...], footers: tuple[Footer, ...]) -> None:
-    first = {column.name: column for column in footers[0].columns}
+    first = {column.name: column for column in columns_of(footers[0].schema)}
     problems = []
     for file, footer in zip(files, footers, strict=True):
-        here = {column.name: column for column in footer.columns}
+        if footer.schema is footers[0].schema or footer.schema.equals(footers[0].schema):
+            continue
+        here = {column.name: column for column in columns_of(footer.schema)}
         for name in sorted(first.keys() ^ here.keys()):
             lacking = files[0] if name in here else file
             problems.append(

@@ -7,10 +7,10 @@ import re
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from heliostat.catalog.catalog import Catalog
-from heliostat.catalog.footer import Column
+from heliostat.catalog.columns import Column
+from heliostat.catalog.read import read_groups
 from heliostat.errors import DataError, Problem
 
 SAMPLE_ROWS = 20_000
@@ -56,10 +56,9 @@ def draft_job(catalog: Catalog, target: str | None) -> str:
 def _sample(catalog: Catalog) -> pa.Table:
     """Rows from the first row groups, enough to see how many values a column has."""
     tables, rows = [], 0
-    for group in catalog.row_groups:
-        with pq.ParquetFile(group.location) as file:
-            tables.append(file.read_row_group(group.index))
-        rows += group.num_rows
+    for piece in read_groups(catalog.row_groups, None):
+        tables.append(piece.table)
+        rows += piece.num_read
         if rows >= SAMPLE_ROWS:
             break
     if not rows:

@@ -1,120 +1,181 @@
-"""Which files a source names."""
+"""Which files a source names, on this machine or in an object store."""
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from glob import has_magic
+from urllib.parse import unquote
 
-from heliostat.errors import DataError, Problem, UnavailableError
+from pyarrow import fs
 
-OTHER_FORMATS = {".csv", ".tsv", ".json", ".jsonl", ".arrow", ".feather", ".ipc"}
+from heliostat.catalog.places import Place, place_of
+from heliostat.errors import DataError, Problem
+
+Constant = tuple[str, str, int | str | None]
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A data file; `path` is relative to the source and part of every row's identity."""
+    """A data file; `path` is relative to the source and part of every row's identity.
+
+    `constants` are the columns that its folders name, with their Arrow types: `year=2013/`
+    gives ("year", "int64", 2013).
+    """
 
     path: str
     location: str
     num_bytes: int
     modified_ns: int
+    constants: tuple[Constant, ...] = ()
 
 
 def list_source(source: str | Sequence[str]) -> tuple[SourceFile, ...]:
-    """The files of a source, sorted by relative path.
+    """The files of a source (files, folders, globs, URIs), sorted by relative path.
 
     Raises:
-        DataError: nothing there, or a table format's folder given as bare Parquet.
-        UnavailableError: a place or format that is not available yet.
+        DataError: nothing there, or a table format's folder given as bare files.
     """
     sources = [source] if isinstance(source, str) else list(source)
-    found = [(base, path) for item in sources for base, path in _expand(item)]
-    base = os.path.commonpath([base for base, _ in found])
+    found = [_expand(item) for item in sources]
+    if len({(place.prefix, place.suffix) for place, _ in found}) > 1:
+        raise DataError(Problem("data.source", "lies in several stores", "name one store"))
+    place = found[0][0]
+    base = os.path.commonpath([base.path for base, _ in found])
     files = {}
-    for _, path in found:
-        status = path.stat()
-        relative = path.relative_to(base).as_posix()
-        files[relative] = SourceFile(relative, str(path), status.st_size, status.st_mtime_ns)
-    return tuple(files[relative] for relative in sorted(files))
+    for info in (info for _, infos in found for info in infos):
+        relative = os.path.relpath(info.path, base)
+        location = place.location(info.path)
+        files[relative] = SourceFile(relative, location, info.size, info.mtime_ns or 0)
+    return _with_constants([files[relative] for relative in sorted(files)])
 
 
-def _expand(source: str) -> list[tuple[Path, Path]]:
-    """(base folder, file) pairs of one file, folder or glob."""
-    if "://" in source:
-        raise UnavailableError(
-            Problem("data.source", f"`{source}`: remote sources are not available yet")
-        )
-    source = os.path.abspath(os.path.expanduser(source))
-    path = Path(source)
-    if path.is_dir():
-        return [(path, file) for file in _data_files(path)]
-    if path.is_file():
-        return [(path.parent, _checked(path))]
-    if glob.has_magic(source):
-        matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
-        files = [
-            file
-            for match in matches
-            for file in (_data_files(match) if match.is_dir() else [_checked(match)])
-        ]
-        if files:
-            base = _fixed_part(source)
-            _refuse_table(base)
-            return [(base, file) for file in files]
-        raise DataError(Problem("data.source", f"`{source}` matches no file"))
-    raise DataError(Problem("data.source", f"`{source}`: no such file or directory"))
+def _expand(source: str) -> tuple[Place, list[fs.FileInfo]]:
+    """The base folder of a file, folder or glob, and its data files."""
+    place = place_of(source)
+    if has_magic(place.path):
+        return _matches(place, source)
+    try:
+        info = place.filesystem.get_file_info(place.path)
+    except OSError as error:
+        raise DataError(Problem("data.source", f"`{source}`: cannot be read: {error}")) from error
+    if info.type == fs.FileType.File:
+        return _at(place, os.path.dirname(place.path)), [info]
+    if info.type == fs.FileType.NotFound:
+        raise DataError(Problem("data.source", f"`{source}`: no such file or directory"))
+    _refuse_table(place)
+    files = _data_files(place)
+    if not files:
+        raise DataError(Problem("data.source", f"`{source}` holds no file"))
+    return place, files
 
 
-def _fixed_part(pattern: str) -> Path:
-    parts = Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:fixed])
-
-
-def _data_files(folder: Path) -> Iterable[Path]:
-    _refuse_table(folder)
+def _matches(place: Place, source: str) -> tuple[Place, list[fs.FileInfo]]:
+    parts = place.path.split("/")
+    fixed = next(i for i, part in enumerate(parts) if has_magic(part))
+    base = _at(place, "/".join(parts[:fixed]) or "/")
+    _refuse_table(base)
+    pattern = re.compile(_regex("/".join(parts[fixed:])))
     files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(_hidden(part) for part in path.relative_to(folder).parts)
+        info
+        for info in _data_files(base)
+        # A pattern that matches a folder takes the files in it.
+        if pattern.match(os.path.relpath(info.path, base.path))
     ]
     if not files:
-        raise DataError(Problem("data.source", f"`{folder}` holds no file"))
-    if any("=" in part for file in files for part in file.relative_to(folder).parts[:-1]):
-        raise UnavailableError(
-            Problem("data.source", f"`{folder}`: Hive partitions are not available yet")
-        )
-    return [_checked(path) for path in files]
+        raise DataError(Problem("data.source", f"`{source}` matches no file"))
+    for folder in {os.path.dirname(info.path) for info in files}:
+        _refuse_table(_at(place, folder))
+    return base, files
+
+
+def _regex(pattern: str) -> str:
+    """A glob as a regular expression: `**` any folders, `*` and `?` within one name."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", pattern)
+    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    regex = "".join(
+        words.get(part) or (part if part.startswith("[") else re.escape(part)) for part in parts
+    )
+    return f"{regex}(?:/.*)?$"
+
+
+def _data_files(place: Place) -> list[fs.FileInfo]:
+    selector = fs.FileSelector(place.path, recursive=True, allow_not_found=True)
+    return [
+        info
+        for info in place.filesystem.get_file_info(selector)
+        if info.type == fs.FileType.File
+        and not any(_hidden(part) for part in os.path.relpath(info.path, place.path).split("/"))
+    ]
 
 
 def _hidden(part: str) -> bool:
     return part.startswith((".", "_"))
 
 
-def _checked(path: Path) -> Path:
-    if path.suffix.lower() in OTHER_FORMATS:
-        raise UnavailableError(
-            Problem(str(path), f"{path.suffix} files are not available yet; convert to Parquet")
-        )
-    return path
+def _at(place: Place, path: str) -> Place:
+    return Place(place.filesystem, path, place.prefix, place.suffix)
 
 
-def _refuse_table(folder: Path) -> None:
+def _refuse_table(place: Place) -> None:
     """Bare files of a Delta or Iceberg table include deleted and superseded rows."""
-    for place in (folder, *folder.parents):
-        if (place / "_delta_log").is_dir():
-            kind, remedy = "a Delta table", f"{{delta: {place}, version: N}}"
-        elif any((place / "metadata").glob("*.metadata.json")):
+    folder = place.path
+    while folder.strip("/"):
+        location = place.location(folder)
+        if _exists(place, f"{folder}/_delta_log"):
+            kind, remedy = "a Delta table", f"{{delta: {location}, version: N}}"
+        elif any(name.endswith(".metadata.json") for name in _names(place, f"{folder}/metadata")):
             kind, remedy = "an Iceberg table", "{iceberg: NAME, snapshot: ID}"
         else:
+            folder = os.path.dirname(folder)
             continue
         raise DataError(
             Problem(
                 "data.source",
-                f"`{place}` is {kind}: its bare files hold rows that are no longer in it",
+                f"`{location}` is {kind}: its bare files hold rows that are no longer in it",
                 f"write `source: {remedy}`",
             )
         )
+
+
+def _exists(place: Place, path: str) -> bool:
+    return bool(place.filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def _names(place: Place, folder: str) -> Iterable[str]:
+    selector = fs.FileSelector(folder, allow_not_found=True)
+    if place.filesystem.get_file_info(folder).type != fs.FileType.Directory:
+        return []
+    return [info.base_name for info in place.filesystem.get_file_info(selector)]
+
+
+def _with_constants(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
+    """Columns from folder names like `year=2013`: integers where all of a column are."""
+    named = [_folder_values(file.path) for file in files]
+    keys = {tuple(values) for values in named}
+    if len(keys) > 1:
+        shown = " and ".join(", ".join(key) or "none" for key in sorted(keys)[:2])
+        raise DataError(Problem("data.source", f"its folders name different columns: {shown}"))
+    numeric = {
+        key
+        for key in next(iter(keys), ())
+        if all(re.fullmatch(r"-?\d{1,18}", values[key] or "0") for values in named)
+    }
+    return tuple(
+        replace(file, constants=tuple(_constant(*pair, numeric) for pair in values.items()))
+        for file, values in zip(files, named, strict=True)
+    )
+
+
+def _constant(key: str, value: str | None, numeric: set[str]) -> Constant:
+    if key not in numeric:
+        return key, "string", value
+    return key, "int64", None if value is None else int(value)
+
+
+def _folder_values(path: str) -> dict[str, str | None]:
+    pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
+    return {key: None if value == NO_VALUE else unquote(value) for key, value in pairs}

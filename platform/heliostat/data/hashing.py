@@ -33,10 +33,9 @@ def key_of(*parts: object) -> np.uint64:
     return np.uint64(int.from_bytes(digest, "little"))
 
 
-def row_hashes(key: np.uint64, first: int, count: int) -> Hashes:
-    """Hashes of rows `first` to `first + count` of the file that `key` stands for."""
-    rows = np.arange(first, first + count, dtype=np.uint64)
-    return mix(rows * _GOLDEN ^ key)
+def row_hashes(key: np.uint64, rows: npt.NDArray[np.int64]) -> Hashes:
+    """Hashes of `rows` of the file that `key` stands for."""
+    return mix(rows.astype(np.uint64) * _GOLDEN ^ key)
 
 
 def value_hashes(seed: int, values: Sequence[str | None]) -> Hashes:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from heliostat.plan.columns import PackedColumn
 
-NUMBERS = "numbers"
+NUMBERS, ROWS = "numbers", "rows"
 MISSING_TIME = np.iinfo(np.int64).min
 
 
@@ -33,7 +33,9 @@ class Category:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed batch: `numbers` is [rows, len(number_names)] float32."""
+    """A packed batch: `numbers` is [rows, len(number_names)] float32. `rows` are the rows'
+    numbers in their files, where a filter left gaps.
+    """
 
     num_rows: int
     number_names: tuple[str, ...]
@@ -41,10 +43,13 @@ class Packed:
     categories: Mapping[str, Category]
     exact: Mapping[str, npt.NDArray[np.float64]]
     times: Mapping[str, npt.NDArray[np.int64]]
+    rows: npt.NDArray[np.int64] | None = None
 
 
 def pack_table(
-    table: pa.Table, columns: Sequence[PackedColumn]
+    table: pa.Table,
+    columns: Sequence[PackedColumn],
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> tuple[pa.RecordBatch, dict[str, int]]:
     """`table` as one packed record batch, and how many infinite numbers became missing."""
     names = [column.name for column in columns if column.form == "number"]
@@ -66,6 +71,8 @@ def pack_table(
             arrays[f"category:{column.name}"] = _as_codes(table[column.name])
         elif column.form == "time":
             arrays[f"time:{column.name}"] = _as_time(table[column.name])
+    if rows is not None:
+        arrays[ROWS] = pa.array(rows)
     metadata = {NUMBERS: "\x1f".join(names)}
     fields = [pa.field(name, array.type) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata=metadata)
@@ -75,12 +82,14 @@ def pack_table(
 def unpack(batch: pa.RecordBatch) -> Packed:
     """Views of a packed record batch; nothing is copied."""
     names = tuple(filter(None, batch.schema.metadata[NUMBERS.encode()].decode().split("\x1f")))
-    categories, exact, times = {}, {}, {}
+    categories, exact, times, rows = {}, {}, {}, None
     numbers = np.empty((batch.num_rows, 0), np.float32)
     for field, array in zip(batch.schema, batch.columns, strict=True):
         kind, _, name = field.name.partition(":")
         if field.name == NUMBERS:
             numbers = array.flatten().to_numpy(zero_copy_only=True).reshape(-1, len(names))
+        elif field.name == ROWS:
+            rows = array.to_numpy(zero_copy_only=True)
         elif kind == "category":
             codes = array.indices.to_numpy(zero_copy_only=True)
             categories[name] = Category(codes, tuple(array.dictionary.to_pylist()))
@@ -88,7 +97,7 @@ def unpack(batch: pa.RecordBatch) -> Packed:
             exact[name] = array.to_numpy(zero_copy_only=True)
         else:
             times[name] = array.to_numpy(zero_copy_only=True)
-    return Packed(batch.num_rows, names, numbers, categories, exact, times)
+    return Packed(batch.num_rows, names, numbers, categories, exact, times, rows)
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

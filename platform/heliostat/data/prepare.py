@@ -1,54 +1,59 @@
 """Prepare a source once: raw columns packed into Arrow shards, manifest last.
 
-The copy depends on the source, its columns and their forms only, so that one copy serves every
-split, seed, cleaning, scaling and model.
+The copy depends on the source, its rows, columns and their forms only, so that one copy serves
+every split, seed, cleaning, scaling and model. Each finished unit leaves a note beside its
+shards: a preparation that was killed goes on from there. One process prepares a copy at a
+time; others that want it wait.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from heliostat.catalog.catalog import Catalog, RowGroup
+from heliostat.catalog.read import Piece, read_groups
 from heliostat.data.pack import pack_table
 from heliostat.data.prepared import MANIFEST, Prepared
-from heliostat.data.units import Unit, run_units, units_of
-from heliostat.errors import DataError, Problem
+from heliostat.data.units import ROWS_PER_UNIT, Unit, run_units, units_of
+from heliostat.errors import ArtifactError, DataError, Problem
 from heliostat.plan.columns import PackedColumn
 from heliostat.plan.plan import Plan
-from heliostat.storage.files import publish_folder, stage_folder, write_json
+from heliostat.storage.files import STAGE_PREFIX, publish_folder, read_json, write_json
+from heliostat.storage.lease import Lease
+
+WAIT_SECONDS = 0.5
+Progress = Callable[[int, int], None]
+Shard = dict[str, Any]
 
 
-def prepare(
-    plan: Plan, folder: Path, num_tasks: int, progress: Callable[[int, int], None]
-) -> Prepared:
+def prepare(plan: Plan, folder: Path, num_tasks: int, progress: Progress) -> Prepared:
     """The prepared copy of the plan's source under `folder`, made now if it is not there.
 
-    `progress(rows done, rows in all)` is called as shards are finished; `num_tasks` bounds how
-    many are packed at once.
+    `progress(rows done, rows in all)` is called as shards are finished, and while another
+    process prepares the same copy; `num_tasks` bounds how many units are packed at once.
 
     Raises:
         DataError: a page is damaged, or the source changed after it was listed.
     """
     final = folder / plan.prepared_digest
-    if (final / MANIFEST).exists():
-        return Prepared.open(final)
     folder.mkdir(parents=True, exist_ok=True)
-    stage = stage_folder(folder)
-    patience = plan.job.spec.limits.start_minutes * 60
-    try:
-        shards = _pack_all(plan.catalog, plan.columns.packed, stage, num_tasks, patience, progress)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
-    write_json(stage / MANIFEST, _manifest(plan, shards))
-    publish_folder(stage, final)
+    stage = folder / f"{STAGE_PREFIX}{plan.prepared_digest}"
+    while not (final / MANIFEST).exists():
+        lease = Lease.acquire(folder / f"{plan.prepared_digest}.lease")
+        if lease is None:
+            progress(0, plan.catalog.num_rows)
+            time.sleep(WAIT_SECONDS)
+            continue
+        with lease.kept():
+            if not (final / MANIFEST).exists():
+                _prepare(plan, stage, final, num_tasks, progress)
     return Prepared.open(final)
 
 
@@ -57,64 +62,129 @@ def is_prepared(plan: Plan, folder: Path) -> bool:
     return (folder / plan.prepared_digest / MANIFEST).exists()
 
 
-def _pack_all(
-    catalog: Catalog,
-    columns: Sequence[PackedColumn],
-    stage: Path,
-    num_tasks: int,
-    patience_seconds: float,
-    progress: Callable[[int, int], None],
-) -> list[dict[str, Any]]:
-    results: dict[int, dict[str, Any]] = {}
-    done = 0
-    work = partial(_pack_unit, columns=tuple(columns), folder=str(stage))
-    for result in run_units(units_of(catalog), work, num_tasks, patience_seconds):
-        results[result.pop("index")] = result
-        done += result["rows"]
-        progress(done, catalog.num_rows)
-    return [results[index] for index in sorted(results)]
-
-
-def _pack_unit(unit: Unit, columns: tuple[PackedColumn, ...], folder: str) -> dict[str, Any]:
-    names = sorted({column.name for column in columns})
-    tables = [read_group(group, names) for group in unit.groups]
-    batch, infinite = pack_table(pa.concat_tables(tables), columns)
-    path = Path(folder) / f"shard-{unit.index:05d}.arrow"
-    temporary = path.with_suffix(".part")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    temporary.rename(path)
-    segments = [[group.path, group.first_row, group.num_rows] for group in unit.groups]
-    return {"file": path.name, "rows": batch.num_rows, "segments": segments, "infinite": infinite}
-
-
-def read_group(group: RowGroup, names: Sequence[str] | None) -> pa.Table:
-    """One row group of the source; `names` None reads every column.
-
-    Raises:
-        DataError: a page is damaged, or the file is not the one that was listed.
-    """
-    place = f"{group.location}, row group {group.index}"
-    try:
-        with pq.ParquetFile(group.location) as file:
-            table = file.read_row_group(group.index, columns=names, use_threads=False)
-    except FileNotFoundError:
-        raise DataError(Problem(place, "the file has gone since it was listed")) from None
-    except (pa.ArrowException, OSError, IndexError) as error:
-        raise DataError(Problem(place, f"is damaged: {error}")) from error
-    if table.num_rows != group.num_rows:
-        raise DataError(
-            Problem(place, f"has {table.num_rows} rows, its footer said {group.num_rows}")
-        )
-    return table
-
-
-def _manifest(plan: Plan, shards: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
+def _prepare(plan: Plan, stage: Path, final: Path, num_tasks: int, progress: Progress) -> None:
+    stage.mkdir(exist_ok=True)
+    finished = _pack_all(plan, stage, num_tasks, progress)
+    shards = [shard for unit in finished for shard in unit["shards"]]
+    filtered = sum(unit["filtered"] for unit in finished)
+    rows = sum(shard["rows"] for shard in shards)
+    if rows + filtered != plan.catalog.num_rows:
+        message = f"gave {rows + filtered:,} rows, its files list {plan.catalog.num_rows:,}"
+        raise DataError(Problem(plan.catalog.source, message, "did it change? Run again"))
+    for unit in units_of(plan.catalog):
+        _note(stage, unit).unlink()
+    manifest = {
         "digest": plan.prepared_digest,
         "data_digest": plan.catalog.digest,
         "columns": [[column.name, column.form] for column in plan.columns.packed],
-        "rows": sum(shard["rows"] for shard in shards),
+        "filter": plan.job.spec.data.filter,
+        "rows": rows,
+        "filtered": filtered,
         "source": {"location": plan.catalog.source, "listing": plan.catalog.listing},
         "shards": shards,
     }
+    write_json(stage / MANIFEST, manifest)
+    publish_folder(stage, final)
+
+
+def _pack_all(plan: Plan, stage: Path, num_tasks: int, progress: Progress) -> list[dict[str, Any]]:
+    units = units_of(plan.catalog)
+    finished = {unit.index: result for unit in units if (result := _finished(stage, unit))}
+    left = [unit for unit in units if unit.index not in finished]
+    patience = plan.job.spec.limits.start_minutes * 60
+    work = partial(
+        _pack_unit,
+        columns=plan.columns.packed,
+        row_filter=plan.job.spec.data.filter,
+        folder=str(stage),
+    )
+    done = sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in left)
+    results = run_units(left, work, num_tasks, patience) if left else iter(())
+    for result in results:
+        index = result.pop("index")
+        finished[index] = result
+        done += units[index].num_rows
+        progress(done, plan.catalog.num_rows)
+    return [finished[unit.index] for unit in units]
+
+
+def _note(folder: Path, unit: Unit) -> Path:
+    return folder / f"unit-{unit.index:06d}.json"
+
+
+def _finished(stage: Path, unit: Unit) -> dict[str, Any] | None:
+    """What an earlier attempt left of a unit, if it is whole."""
+    try:
+        result = read_json(_note(stage, unit))
+    except ArtifactError:
+        return None
+    for shard in result["shards"]:
+        path = stage / shard["file"]
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            return None
+    return result
+
+
+def _pack_unit(
+    unit: Unit, columns: tuple[PackedColumn, ...], row_filter: str | None, folder: str
+) -> dict[str, Any]:
+    """Write a unit's shards, and then its note."""
+    names = sorted({column.name for column in columns})
+    shards: list[Shard] = []
+    filtered = 0
+    for pieces in _shard_sized(read_groups(unit.groups, names, row_filter)):
+        filtered += sum(piece.num_read - len(piece.rows) for piece in pieces)
+        full = [piece for piece in pieces if len(piece.rows)]
+        if full:
+            path = Path(folder) / f"shard-{unit.index:06d}-{len(shards)}.arrow"
+            shards.append(_write_shard(path, full, columns, row_filter is not None))
+    result = {"shards": shards, "filtered": filtered}
+    write_json(_note(Path(folder), unit), result)
+    return result
+
+
+def _shard_sized(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    run: list[Piece] = []
+    rows = 0
+    for piece in pieces:
+        run.append(piece)
+        rows += len(piece.rows)
+        if rows >= ROWS_PER_UNIT:
+            yield run
+            run, rows = [], 0
+    if run:
+        yield run
+
+
+def _write_shard(
+    path: Path, pieces: Sequence[Piece], columns: tuple[PackedColumn, ...], gaps: bool
+) -> Shard:
+    rows = np.concatenate([piece.rows for piece in pieces])
+    table = pa.concat_tables(piece.table for piece in pieces)
+    batch, infinite = pack_table(table, columns, rows if gaps else None)
+    temporary = path.with_suffix(".part")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.rename(path)
+    return {
+        "file": path.name,
+        "rows": batch.num_rows,
+        "bytes": path.stat().st_size,
+        "segments": _segments(pieces, gaps),
+        "infinite": infinite,
+    }
+
+
+def _segments(pieces: Sequence[Piece], gaps: bool) -> list[list[str | int]]:
+    """[path, first row, rows] of each stretch of one file; with gaps, the shard keeps rows."""
+    segments: list[list[Any]] = []
+    for piece in pieces:
+        first = int(piece.rows[0])
+        last = segments[-1] if segments else None
+        if last and last[0] == piece.path and (gaps or last[1] + last[2] == first):
+            last[2] += len(piece.rows)
+        else:
+            segments.append([piece.path, first, len(piece.rows)])
+    return segments

@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows of a shard that come from one row group of the source."""
+    """Consecutive rows of a shard that come from one file of the source."""
 
     path: str
     first_row: int
@@ -30,7 +30,7 @@ class Segment:
 @dataclass(frozen=True)
 class Prepared:
     """Rows are numbered through all shards in catalog order; `offsets[i]` is the first row of
-    shard i, and `offsets[-1]` the number of rows.
+    shard i, and `offsets[-1]` the number of rows. `filtered` rows of the source are not here.
     """
 
     folder: Path
@@ -39,6 +39,7 @@ class Prepared:
     segments: tuple[tuple[Segment, ...], ...]
     offsets: npt.NDArray[np.int64]
     infinite: dict[str, int]
+    filtered: int
 
     @classmethod
     def open(cls, folder: Path) -> Prepared:
@@ -51,16 +52,20 @@ class Prepared:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the source, none left out."""
+        """Rows of the source that its filter keeps."""
         return int(self.offsets[-1])
 
     def hashes(self, seed: int) -> Hashes:
         """A hash of (seed, file path, row in the file) for every row."""
-        parts = [
-            row_hashes(key_of(seed, segment.path), segment.first_row, segment.num_rows)
-            for segments in self.segments
-            for segment in segments
-        ]
+        parts = []
+        for shard, segments in zip(self.shards, self.segments, strict=True):
+            at = 0
+            for segment in segments:
+                end = at + segment.num_rows
+                rows = np.arange(segment.first_row, segment.first_row + segment.num_rows)
+                rows = rows if shard.rows is None else shard.rows[at:end]
+                parts.append(row_hashes(key_of(seed, segment.path), rows))
+                at = end
         return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
     def exact(self, name: str) -> npt.NDArray[np.float64]:
@@ -106,7 +111,15 @@ def _open(folder: Path) -> Prepared:
             infinite[name] = infinite.get(name, 0) + count
     offsets = np.cumsum([0, *(shard.num_rows for shard in shards)], dtype=np.int64)
     digest = manifest["digest"]
-    return Prepared(folder, digest, tuple(shards), tuple(segments), offsets, infinite)
+    return Prepared(
+        folder,
+        digest,
+        tuple(shards),
+        tuple(segments),
+        offsets,
+        infinite,
+        manifest.get("filtered", 0),
+    )
 
 
 def _map_shard(path: Path, num_rows: int) -> Packed:

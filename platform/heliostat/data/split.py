@@ -63,6 +63,9 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
     if not (final / MANIFEST).exists():
         cleaned = clean_rows(prepared, columns, data.clean)
         sides = _assign(prepared, columns, data, seed, cleaned)
+        if outside := len(cleaned.rows) - sum(len(rows) for rows in sides.values()):
+            cleaned.dropped["in a gap of the time split"] = outside
+        _check_all_counted(prepared, sides, cleaned)
         _check_not_empty(data, sides, cleaned)
         _publish(final, sides, cleaned)
     return SplitRows.open(final)
@@ -242,6 +245,12 @@ def _microseconds(duration: str) -> int:
     seconds = parse_duration_seconds(duration)
     assert seconds is not None
     return int(seconds * MICROSECONDS)
+
+
+def _check_all_counted(prepared: Prepared, sides: dict[str, Rows], cleaned: CleanRows) -> None:
+    """Rows in are rows out and rows counted as dropped: ours to guarantee."""
+    out = sum(len(rows) for rows in sides.values()) + sum(cleaned.dropped.values())
+    assert out == prepared.num_rows, (out, prepared.num_rows)
 
 
 def _check_not_empty(data: DataSpec, sides: dict[str, Rows], cleaned: CleanRows) -> None:

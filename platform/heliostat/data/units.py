@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,11 +42,13 @@ def units_of(catalog: Catalog) -> list[Unit]:
     """The catalog's row groups in runs of about 65,536 rows; a larger group is a unit."""
     units: list[Unit] = []
     run: list[RowGroup] = []
+    rows = 0
     for group in catalog.row_groups:
         run.append(group)
-        if sum(g.num_rows for g in run) >= ROWS_PER_UNIT:
+        rows += group.num_rows
+        if rows >= ROWS_PER_UNIT:
             units.append(Unit(len(units), tuple(run)))
-            run = []
+            run, rows = [], 0
     if run:
         units.append(Unit(len(units), tuple(run)))
     return units
@@ -65,7 +67,7 @@ def run_units(
         DataError: as soon as a unit meets damaged data; the message names file and row group.
         PlacementError: nothing came back for `patience_seconds`: the tasks get no CPU.
     """
-    items = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    items = [{"unit": json.dumps({"index": u.index, "groups": _plain(u)})} for u in units]
     num_tasks = max(1, min(num_tasks, len(items)))
     run = partial(_guarded, work)
     rows = _one_task(run, items) if num_tasks == 1 else _ray_data(run, items, num_tasks)
@@ -147,10 +149,14 @@ def _starving(patience_seconds: float) -> str:
     )
 
 
+def _plain(unit: Unit) -> list[tuple[Any, ...]]:
+    return [tuple(vars(group).values()) for group in unit.groups]
+
+
 def _guarded(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
     """Damaged data is an answer, not a crash: Ray would retry a crash and lose the name."""
     value = json.loads(row["unit"])
-    unit = Unit(value["index"], tuple(RowGroup(**group) for group in value["groups"]))
+    unit = Unit(value["index"], tuple(RowGroup(*group) for group in value["groups"]))
     try:
         answer = {"index": unit.index, "result": work(unit)}
     except DataError as error:

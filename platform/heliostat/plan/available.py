@@ -35,8 +35,6 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
     data = job.spec.data
     if isinstance(data.source, (str, tuple)) is False:
         yield "data.source", "Delta and Iceberg tables are"
-    if data.filter is not None:
-        yield "data.filter", "row filters are"
     if data.task in ("ranking", "language"):
         yield "data.task", f"task `{data.task}` is"
     if data.ingest == "stream":

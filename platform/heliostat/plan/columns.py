@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from heliostat.catalog.catalog import Catalog
-from heliostat.catalog.footer import Column
+from heliostat.catalog.columns import Column
 from heliostat.errors import PlanError, Problem
 from heliostat.spec.data import (
     AutoFeature,
@@ -81,9 +81,12 @@ class Columns:
         return tuple(column for column in self.inputs if column.kind == "category")
 
 
-def prepared_digest(catalog: Catalog, columns: Columns) -> str:
-    """The identity of a prepared copy: the source, its columns and their forms, only."""
-    return digest_of([catalog.digest, [[column.name, column.form] for column in columns.packed]])
+def prepared_digest(catalog: Catalog, columns: Columns, row_filter: str | None) -> str:
+    """The identity of a prepared copy: the source, the rows and columns taken from it, and the
+    columns' forms, only.
+    """
+    packed = [[column.name, column.form] for column in columns.packed]
+    return digest_of([catalog.digest, packed, *([row_filter] if row_filter else [])])
 
 
 def resolve_columns(job: Job, catalog: Catalog) -> Columns:
@@ -199,13 +202,13 @@ class _Resolver:
             elif column.kind == "category":
                 feature = CategoryFeature(type="category")
             else:
-                what = (
-                    "is not available yet as a feature" if column.kind != "nested" else "is nested"
-                )
+                nested = column.kind == "nested"
+                what = "is nested" if nested else "is not available yet as a feature"
+                flatten = "give its parts columns of their own, or " if nested else ""
                 self.complain(
                     key,
                     f"column `{column.name}` ({column.type}) {what}",
-                    f"write `{column.name}: ignore`",
+                    f"{flatten}write `{column.name}: ignore`",
                 )
                 return None
         if isinstance(feature, NumberFeature) and column.kind not in ("number", "boolean"):

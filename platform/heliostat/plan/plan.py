@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, read_catalog
-from heliostat.errors import PlanError, Problem, UnavailableError, UserError
+from heliostat.catalog.filter import filter_expression
+from heliostat.errors import DataError, PlanError, Problem, UnavailableError, UserError
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
 from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
@@ -69,7 +70,7 @@ class Plan:
     @property
     def prepared_digest(self) -> str:
         """Which prepared copy the job reads."""
-        return prepared_digest(self.catalog, self.columns)
+        return prepared_digest(self.catalog, self.columns, self.job.spec.data.filter)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON value."""
@@ -116,6 +117,7 @@ def plan_job(job: Job) -> Plan:
     source = spec.data.source
     assert isinstance(source, (str, tuple))
     catalog = read_catalog(source)
+    _check_filter(job, catalog)
     columns = resolve_columns(job, catalog)
     counts = planned_counts(spec.data, catalog.num_rows, _may_drop_rows(job, columns))
     if problems := list(_count_problems(job, catalog, counts)):
@@ -136,8 +138,21 @@ def plan_job(job: Job) -> Plan:
     )
 
 
+def _check_filter(job: Job, catalog: Catalog) -> None:
+    text = job.spec.data.filter
+    if text is None:
+        return
+    try:
+        filter_expression(text, catalog.schema)
+    except DataError as error:
+        first = error.problems[0]
+        raise PlanError(job.problem("data.filter", first.message, first.hint)) from None
+
+
 def _may_drop_rows(job: Job, columns: Columns) -> bool:
     clean = job.spec.data.clean
+    if job.spec.data.filter is not None:
+        return True
     drops_inputs = any(column.missing == "drop" for column in columns.inputs)
     return clean.duplicates == "drop" or clean.missing_target == "drop" or drops_inputs
 

@@ -217,12 +217,14 @@ class _Run:
         with self.clock.phase("split"):
             data = open_data(assignment)
         self._counts, self._dropped = data.split.counts, data.split.dropped | dict(data.touched)
+        if prepared.filtered:
+            self._dropped[f"left out by `data.filter: {self.spec.data.filter}`"] = prepared.filtered
         for name, count in prepared.infinite.items():
             self._dropped[f"{name}: infinite values taken as missing"] = count
         counts = " + ".join(f"{count:,} {side}" for side, count in self._counts.items())
         self.console.line(f"rows      {counts}")
         for reason, count in self._dropped.items():
-            self.console.line(f"cleaned   {count:,} of {prepared.num_rows:,} rows: {reason}")
+            self.console.line(f"cleaned   {count:,} of {plan.catalog.num_rows:,} rows: {reason}")
         return assignment
 
     def _data_tasks(self, cluster: Cluster) -> int:

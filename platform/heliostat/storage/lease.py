@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,24 @@ class Lease:
         """
         check_token(self.folder, self.token)
         write_json(_claim_path(self.folder, self.token), _claim())
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Hold the lease with a heartbeat of its own; release it at the end."""
+        done = threading.Event()
+
+        def pump() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                self.beat()
+
+        thread = threading.Thread(target=pump, daemon=True, name="lease")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self.release()
 
     def release(self) -> None:
         """Give the run back, so that the next process need not wait for the expiry."""

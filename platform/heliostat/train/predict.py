@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heliostat.catalog.catalog import Catalog, read_catalog
+from heliostat.catalog.read import read_groups
 from heliostat.data.pack import as_text, pack_table, unpack
-from heliostat.data.prepare import read_group
 from heliostat.data.units import Unit, run_units, units_of
 from heliostat.errors import DataError, Problem
 from heliostat.spec.metrics import metrics_of
@@ -127,7 +127,7 @@ def _model(folder: str) -> TrainedModel:
 
 def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
     trained = _model(model)
-    table = pa.concat_tables([read_group(group, None) for group in unit.groups])
+    table = pa.concat_tables(piece.table for piece in read_groups(unit.groups, None))
     scores = _scores(trained, table)
     for name, values in predictions(trained, scores).items():
         table = table.append_column(name, values)
@@ -142,7 +142,7 @@ def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
 def _score_unit(unit: Unit, model: str) -> dict[str, Any]:
     trained = _model(model)
     names = sorted({column.name for column in trained.inputs} | set(_scored_columns(trained)))
-    table = pa.concat_tables([read_group(group, names) for group in unit.groups])
+    table = pa.concat_tables(piece.table for piece in read_groups(unit.groups, names))
     truth = _truth(trained, table[trained.encoder.target.name], unit)
     return {
         "rows": table.num_rows,

@@ -1,0 +1,43 @@
+"""Arrow IPC files, which Feather files are: record batches are their row groups."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from heliostat.catalog.columns import Footer
+from heliostat.catalog.places import open_file
+from heliostat.errors import DataError, Problem
+
+
+def read_footer(location: str) -> Footer:
+    """The columns and the rows of each record batch.
+
+    Raises:
+        DataError: the file is no Arrow IPC file.
+    """
+    try:
+        with open_file(location) as stream, pa.ipc.open_file(stream) as file:
+            counts = (file.get_batch(i).num_rows for i in range(file.num_record_batches))
+            rows, schema = tuple(counts), file.schema
+    except (pa.ArrowException, OSError) as error:
+        hint = "write it with `pyarrow.ipc.new_file`: streams and Feather V1 are not read"
+        raise DataError(Problem(location, f"is no Arrow file: {error}", hint)) from error
+    text = f"{schema}{rows}"
+    return Footer(schema, rows, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def read_groups(
+    location: str, indices: Sequence[int], names: Sequence[str] | None
+) -> Iterator[tuple[int, pa.Table]]:
+    """(record batch, its table) for each of `indices`."""
+    with open_file(location) as stream, pa.ipc.open_file(stream) as file:
+        for index in indices:
+            try:
+                table = pa.Table.from_batches([file.get_batch(index)])
+            except (pa.ArrowException, OSError) as error:
+                place = f"{location}, record batch {index}"
+                raise DataError(Problem(place, f"is damaged: {error}")) from error
+            yield index, table if names is None else table.select(list(names))

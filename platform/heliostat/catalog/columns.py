@@ -1,0 +1,54 @@
+"""Columns and footers: what a file tells about itself, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+ColumnKind = Literal["number", "boolean", "category", "time", "vector", "nested", "other"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name, its Arrow type in words, and what heliostat takes it for."""
+
+    name: str
+    type: str
+    kind: ColumnKind
+
+
+@dataclass(frozen=True)
+class Footer:
+    """The columns, the rows of each row group, and a hash of what the file says of itself."""
+
+    schema: pa.Schema
+    group_rows: tuple[int, ...]
+    digest: str
+
+
+def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
+    """The columns of an Arrow schema."""
+    return tuple(Column(field.name, str(field.type), kind_of(field.type)) for field in schema)
+
+
+def kind_of(type_: pa.DataType) -> ColumnKind:
+    """What a column of this Arrow type is taken for unless the job file says otherwise."""
+    if pa.types.is_dictionary(type_):
+        return kind_of(type_.value_type)
+    if pa.types.is_boolean(type_):
+        return "boolean"
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "number"
+    if (
+        pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_string_view(type_)
+    ):
+        return "category"
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        return "time"
+    if pa.types.is_fixed_size_list(type_) and kind_of(type_.value_type) == "number":
+        return "vector"
+    return "nested" if pa.types.is_nested(type_) else "other"

@@ -1,0 +1,152 @@
+"""`data.filter`: a row condition in words, as an Arrow expression.
+
+Python's grammar, a part of its meaning: column names, numbers, strings, `true` and `false`;
+comparisons, `in`, `is null`; `and`, `or`, `not`; `+ - * /`. A row whose condition is null
+(a missing value was compared) does not take part.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from heliostat.catalog.columns import kind_of
+from heliostat.errors import DataError, Problem
+
+COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+SUMS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+WORDS = {"true": True, "false": False, "null": None}
+
+
+def filter_names(text: str) -> set[str]:
+    """The columns that a filter looks at.
+
+    Raises:
+        DataError: `text` is no expression.
+    """
+    names = {node.id for node in ast.walk(_tree(text)) if isinstance(node, ast.Name)}
+    return names - WORDS.keys()
+
+
+def filter_expression(text: str, schema: pa.Schema) -> pc.Expression:
+    """The filter over tables of this schema.
+
+    Raises:
+        DataError: an unknown column, something that is no condition, types that do not compare.
+    """
+    expression = _Builder(text, schema).build(_tree(text))
+    try:
+        schema.empty_table().filter(expression)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise _problem(f"`{text}`: {error}") from error
+    return expression
+
+
+def _tree(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise _problem(f"`{text}` is no condition: {error}") from error
+
+
+def _problem(message: str, hint: str = "") -> DataError:
+    hint = hint or 'write it like `month <= 6 and carrier in ["UA", "AA"]`'
+    return DataError(Problem("data.filter", message, hint))
+
+
+class _Builder:
+    def __init__(self, text: str, schema: pa.Schema) -> None:
+        self.text, self.schema = text, schema
+
+    def build(self, node: ast.expr) -> Any:
+        """The expression of a node that stands for true or false."""
+        if isinstance(node, ast.BoolOp):
+            parts = [self.build(value) for value in node.values]
+            join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+            whole = parts[0]
+            for part in parts[1:]:
+                whole = join(whole, part)
+            return whole
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return ~self.build(node.operand)
+        if isinstance(node, ast.Compare):
+            return self._comparison(node)
+        if isinstance(node, ast.Name):
+            return self._value(node)
+        raise self._refusal(node)
+
+    def _comparison(self, node: ast.Compare) -> Any:
+        sides = [node.left, *node.comparators]
+        whole: Any = None
+        for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
+            part = self._compared(left, op, right)
+            whole = part if whole is None else whole & part
+        return whole
+
+    def _compared(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
+        if isinstance(op, (ast.In, ast.NotIn)):
+            if not isinstance(right, (ast.List, ast.Tuple, ast.Set)):
+                raise self._refusal(right)
+            values = [self._constant(value, self._kind(left)) for value in right.elts]
+            inside = self._value(left).isin(values)
+            return inside if isinstance(op, ast.In) else ~inside
+        if isinstance(op, (ast.Is, ast.IsNot)):
+            empty = self._value(left).is_null(nan_is_null=True)
+            return empty if isinstance(op, ast.Is) else ~empty
+        kind = self._kind(left) or self._kind(right)
+        return COMPARISONS[type(op)](self._value(left, kind), self._value(right, kind))
+
+    def _value(self, node: ast.expr, kind: str | None = None) -> Any:
+        if isinstance(node, ast.Name) and node.id not in WORDS:
+            if node.id not in self.schema.names:
+                some = ", ".join(self.schema.names[:12])
+                raise _problem(f"the source has no column `{node.id}`", f"columns: {some}")
+            return pc.field(node.id)
+        if isinstance(node, ast.BinOp) and type(node.op) in SUMS:
+            return SUMS[type(node.op)](self._value(node.left, kind), self._value(node.right, kind))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return pc.scalar(0) - self._value(node.operand, kind)
+        return pc.scalar(self._constant(node, kind))
+
+    def _constant(self, node: ast.expr, kind: str | None) -> Any:
+        if isinstance(node, ast.Name) and node.id in WORDS:
+            return WORDS[node.id]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            inner = self._constant(node.operand, None)
+            if isinstance(inner, (int, float)):
+                return -inner
+        value = node.value if isinstance(node, ast.Constant) else None
+        if not isinstance(value, (int, float, str)):
+            raise self._refusal(node)
+        if kind == "time" and isinstance(value, str):
+            try:
+                return datetime.datetime.fromisoformat(value)
+            except ValueError:
+                raise _problem(f"`{value}` is no date", "write it like `2013-07-01`") from None
+        return value
+
+    def _kind(self, node: ast.expr) -> str | None:
+        if isinstance(node, ast.Name) and node.id in self.schema.names:
+            return kind_of(self.schema.field(node.id).type)
+        return None
+
+    def _refusal(self, node: ast.expr) -> DataError:
+        return _problem(f"`{ast.unparse(node)}` is not part of the language of filters")

@@ -1,0 +1,115 @@
+"""Parquet: the footer without touching a page, and row groups by number."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from heliostat.catalog.columns import Footer
+from heliostat.catalog.places import open_file, place_of
+from heliostat.errors import DataError, Problem
+
+MAGIC = b"PAR1"
+TAIL_BYTES = 1 << 16
+ROWS_AT_ONCE = 65_536
+
+
+def read_footer(location: str) -> Footer:
+    """Read the footer of the file at `location`.
+
+    Raises:
+        DataError: the file is not Parquet, is cut short, or its footer is damaged.
+    """
+    try:
+        with open_file(location) as file:
+            raw = _raw_footer(file, location)
+    except OSError as error:
+        raise DataError(Problem(location, f"cannot be read: {error}")) from error
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(raw))
+        schema = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(Problem(location, f"has a damaged Parquet footer: {error}")) from error
+    rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    return Footer(schema, rows, hashlib.sha256(raw).hexdigest()[:16])
+
+
+def read_groups(
+    location: str, indices: Sequence[int], names: Sequence[str] | None, keep: pc.Expression | None
+) -> Iterator[tuple[int, pa.Table]]:
+    """(row group, its table) for each of `indices`, in order; those whose statistics rule out
+    `keep` are left out unread. Many small groups are read at once.
+    """
+    with open_file(location) as stream, pq.ParquetFile(stream) as file:
+        if keep is not None:
+            indices = _possible(location, indices, keep)
+        rows = [file.metadata.row_group(index).num_rows for index in indices]
+        for start, stop in _runs(rows):
+            run = list(indices[start:stop])
+            table = _read(file, location, run, names)
+            at = 0
+            for index, count in zip(run, rows[start:stop], strict=True):
+                yield index, table.slice(at, count)
+                at += count
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Stretches of row groups with about `ROWS_AT_ONCE` rows."""
+    start = total = 0
+    for i, count in enumerate(rows):
+        total += count
+        if total >= ROWS_AT_ONCE or i + 1 == len(rows):
+            yield start, i + 1
+            start, total = i + 1, 0
+
+
+def _read(
+    file: pq.ParquetFile, location: str, run: list[int], names: Sequence[str] | None
+) -> pa.Table:
+    try:
+        return file.read_row_groups(run, columns=names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        if len(run) == 1:
+            place = f"{location}, row group {run[0]}"
+            raise DataError(Problem(place, f"is damaged: {error}")) from error
+    # One by one, to name the one that is damaged.
+    return pa.concat_tables([_read(file, location, [index], names) for index in run])
+
+
+def _possible(location: str, indices: Sequence[int], keep: pc.Expression) -> Sequence[int]:
+    place = place_of(location)
+    fragment = ds.ParquetFileFormat().make_fragment(
+        place.path, place.filesystem, row_groups=list(indices)
+    )
+    possible = {group.id for part in fragment.split_by_row_group(keep) for group in part.row_groups}
+    return [index for index in indices if index in possible]
+
+
+def _raw_footer(file: Any, location: str) -> bytes:
+    """The footer's own bytes, its length and the closing magic: all a reader needs."""
+    file.seek(0, os.SEEK_END)
+    size = file.tell()
+    start = max(0, size - TAIL_BYTES)
+    file.seek(start)
+    tail: bytes = file.read()
+    if size < 12 or tail[-4:] != MAGIC:
+        file.seek(0)
+        cut = file.read(4) == MAGIC
+        what = (
+            "is a Parquet file cut short: its footer is missing" if cut else "is not a Parquet file"
+        )
+        raise DataError(Problem(location, what))
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length > size - 4:
+        raise DataError(Problem(location, "has a damaged Parquet footer: its length is impossible"))
+    if length > len(tail):
+        file.seek(size - length)
+        tail = file.read()
+    return MAGIC + tail[-length:]

@@ -61,6 +61,15 @@ class Catalog:
         return sum(sum(footer.group_rows) for footer in self.footers)
 
     @cached_property
+    def largest(self) -> dict[str, int]:
+        """The largest absolute value known of each integer column."""
+        found: dict[str, int] = {}
+        for footer in self.footers:
+            for name, value in footer.largest:
+                found[name] = max(value, found.get(name, 0))
+        return found
+
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.num_bytes for file in self.files)

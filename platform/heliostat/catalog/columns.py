@@ -12,25 +12,34 @@ ColumnKind = Literal["number", "boolean", "category", "time", "vector", "nested"
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, its Arrow type in words, and what heliostat takes it for."""
+    """A column's name, its Arrow type in words, and what heliostat takes it for; `size` is
+    that of a vector.
+    """
 
     name: str
     type: str
     kind: ColumnKind
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class Footer:
-    """The columns, the rows of each row group, and a hash of what the file says of itself."""
+    """The columns, the rows of each row group, and a hash of what the file says of itself;
+    `largest` is the largest absolute value of integer columns, where statistics tell.
+    """
 
     schema: pa.Schema
     group_rows: tuple[int, ...]
     digest: str
+    largest: tuple[tuple[str, int], ...] = ()
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
     """The columns of an Arrow schema."""
-    return tuple(Column(field.name, str(field.type), kind_of(field.type)) for field in schema)
+    return tuple(
+        Column(field.name, str(field.type), kind_of(field.type), _size(field.type))
+        for field in schema
+    )
 
 
 def kind_of(type_: pa.DataType) -> ColumnKind:
@@ -52,3 +61,7 @@ def kind_of(type_: pa.DataType) -> ColumnKind:
     if pa.types.is_fixed_size_list(type_) and kind_of(type_.value_type) == "number":
         return "vector"
     return "nested" if pa.types.is_nested(type_) else "other"
+
+
+def _size(type_: pa.DataType) -> int:
+    return type_.list_size if pa.types.is_fixed_size_list(type_) else 0

@@ -19,6 +19,7 @@ from heliostat.errors import DataError, Problem
 MAGIC = b"PAR1"
 TAIL_BYTES = 1 << 16
 ROWS_AT_ONCE = 65_536
+STATISTICS_READ = 1_000
 
 
 def read_footer(location: str) -> Footer:
@@ -38,7 +39,21 @@ def read_footer(location: str) -> Footer:
     except (pa.ArrowException, OSError) as error:
         raise DataError(Problem(location, f"has a damaged Parquet footer: {error}")) from error
     rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    return Footer(schema, rows, hashlib.sha256(raw).hexdigest()[:16])
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    return Footer(schema, rows, digest, tuple(_largest(metadata, schema)))
+
+
+def _largest(metadata: pq.FileMetaData, schema: pa.Schema) -> Iterator[tuple[str, int]]:
+    """From the statistics of a few row groups: enough to warn, never slow."""
+    integers = {field.name for field in schema if pa.types.is_integer(field.type)}
+    leaves = {metadata.schema.column(j).path: j for j in range(metadata.num_columns)}
+    step = max(1, metadata.num_row_groups * len(integers) // STATISTICS_READ)
+    groups = [metadata.row_group(i) for i in range(0, metadata.num_row_groups, step)]
+    for name in sorted(integers)[:STATISTICS_READ]:
+        found = [group.column(leaves[name]).statistics for group in groups]
+        bounds = [s for s in found if s is not None and s.has_min_max]
+        if bounds:
+            yield name, max(max(abs(s.min), abs(s.max)) for s in bounds)
 
 
 def read_groups(

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.hashing import Hashes, key_of, mix, value_hashes
-from heliostat.data.pack import MISSING_TIME
+from heliostat.data.pack import Words, is_missing
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
+from heliostat.plan.inputs import PackedColumn
 from heliostat.spec.data import CleanSpec
 
 Mask = npt.NDArray[np.bool_]
@@ -41,7 +42,7 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
             keep[bad] = False
 
     target = columns.target
-    missing_target = _missing(prepared, target.name, target.form)
+    missing_target = _missing(prepared, target)
     if clean.missing_target == "error" and missing_target.any():
         raise DataError(
             Problem(
@@ -57,10 +58,10 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
         )
     if columns.split is not None:
         name = columns.split.name
-        drop(f"{name}: split column missing", _missing(prepared, name, columns.split.form))
+        drop(f"{name}: split column missing", _missing(prepared, columns.split))
     for column in columns.inputs:
         if column.missing == "drop":
-            drop(f"{column.name}: missing", _missing(prepared, column.name, column.kind))
+            drop(f"{column.name}: missing", _missing(prepared, column.packed))
     if clean.duplicates == "drop":
         drop("duplicate rows", _repeats(prepared, keep))
     return CleanRows(np.flatnonzero(keep), dropped)
@@ -75,13 +76,8 @@ def _missing_weight(prepared: Prepared, name: str) -> Mask:
     return np.isnan(weights)
 
 
-def _missing(prepared: Prepared, name: str, form: str) -> Mask:
-    if form == "category":
-        return prepared.codes(name)[0] < 0
-    if form == "time":
-        return prepared.times(name) == MISSING_TIME
-    values = prepared.exact(name) if form == "exact" else prepared.number(name)
-    return np.isnan(values)
+def _missing(prepared: Prepared, column: PackedColumn) -> Mask:
+    return np.concatenate([is_missing(shard, column) for shard in prepared.shards])
 
 
 def _repeats(prepared: Prepared, keep: Mask) -> Mask:
@@ -108,6 +104,11 @@ def _content_hashes(prepared: Prepared) -> Hashes:
             hashes = mix(hashes ^ _number_bits(shard.exact[name]))
         for name in sorted(shard.times):
             hashes = mix(hashes ^ shard.times[name].view(np.uint64))
+        for name in sorted(shard.vectors):
+            for place in shard.vectors[name].T:
+                hashes = mix(hashes ^ _number_bits(place))
+        for name in sorted(shard.texts):
+            hashes = mix(hashes ^ _word_bits(shard.texts[name]))
         parts.append(hashes)
     return np.concatenate(parts)
 
@@ -116,3 +117,12 @@ def _number_bits(values: npt.NDArray[np.floating]) -> Hashes:
     """Bits by value: one NaN, one zero."""
     doubles = np.where(np.isnan(values), np.nan, values.astype(np.float64) + 0.0)
     return doubles.view(np.uint64)
+
+
+def _word_bits(words: Words) -> Hashes:
+    """One number a row that depends on its words and their order."""
+    lengths = np.diff(words.offsets)
+    place = np.arange(len(words.hashes)) - np.repeat(words.offsets[:-1], lengths)
+    each = mix(words.hashes.astype(np.uint64) << np.uint64(32) ^ place.astype(np.uint64))
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(each, dtype=np.uint64)])
+    return total[words.offsets[1:]] - total[words.offsets[:-1]]

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from heliostat.data.pack import Packed
+from heliostat.data.blocks import gather_of
+from heliostat.data.hashing import value_hashes
+from heliostat.data.pack import Packed, Words
 
 UNKNOWN, MISSING, FIRST_VALUE = 0, 1, 2
+TEXT_ROWS_AT_ONCE = 8_192
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]
 
@@ -24,7 +28,8 @@ Codes = npt.NDArray[np.int32]
 @dataclass(frozen=True)
 class NumberTransform:
     """(x - offset) / scale, after x was clipped to [low, high] and missing values became `fill`
-    (None: they stay NaN). `indicator`: a column of its own is 1 where x is missing.
+    (None: they stay NaN). `indicator`: a column of its own is 1 where x is missing. `part`
+    says which number of the column x is; see `blocks`.
     """
 
     name: str
@@ -34,26 +39,77 @@ class NumberTransform:
     low: float | None = None
     high: float | None = None
     indicator: bool = False
+    part: str = ""
+
+    @property
+    def block(self) -> tuple[str, str]:
+        """What is gathered at once: all plain numbers, else the column."""
+        return (self.name, self.part.partition(":")[0]) if self.part else ("", "")
+
+
+@dataclass(frozen=True)
+class TextTransform:
+    """Words to `buckets` numbers by hash, each times its weight, rows scaled to length 1."""
+
+    name: str
+    max_tokens: int
+    weights: tuple[float, ...]
+
+    def encode(self, words: Words, rows: npt.NDArray[np.int64] | None) -> Floats:
+        """[rows, buckets] float32."""
+        rows = np.arange(len(words.offsets) - 1) if rows is None else rows
+        counts = np.empty((len(rows), len(self.weights)), np.float32)
+        for start in range(0, len(rows), TEXT_ROWS_AT_ONCE):
+            part = rows[start : start + TEXT_ROWS_AT_ONCE]
+            counts[start : start + len(part)] = self.counts(words, part)
+        counts *= np.array(self.weights, np.float32)
+        lengths = np.sqrt(np.einsum("ij,ij->i", counts, counts, dtype=np.float64))
+        return counts / np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
+
+    def counts(self, words: Words, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How often each bucket's words are among the first `max_tokens` of each row."""
+        starts = words.offsets[rows]
+        lengths = np.minimum(words.offsets[rows + 1] - starts, self.max_tokens)
+        row = np.repeat(np.arange(len(rows)), lengths)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        bucket = words.hashes[starts[row] + place] % np.uint32(len(self.weights))
+        cells = np.bincount(
+            row * len(self.weights) + bucket, minlength=len(rows) * len(self.weights)
+        )
+        return cells.reshape(len(rows), len(self.weights))
 
 
 @dataclass(frozen=True)
 class CategoryTransform:
-    """The vocabulary of a column, and the code that a missing value takes."""
+    """The vocabulary of a column, or how many buckets its values are hashed to; and the code
+    that a missing value takes.
+    """
 
     name: str
     values: tuple[str, ...]
     missing_code: int
+    buckets: int | None = None
 
     @property
     def cardinality(self) -> int:
         """How many codes there are."""
-        return len(self.values) + FIRST_VALUE
+        return (len(self.values) if self.buckets is None else self.buckets) + FIRST_VALUE
 
     def table(self, values: Sequence[str | None]) -> Codes:
         """Our code for each of a dictionary's values."""
+        if self.buckets is not None:
+            codes = bucket_codes(values, self.buckets)
+            missing = np.array([value is None for value in values], bool)
+            return np.where(missing, self.missing_code, codes).astype(np.int32)
         index = {value: code for code, value in enumerate(self.values, FIRST_VALUE)}
-        codes = [self.missing_code if v is None else index.get(v, UNKNOWN) for v in values]
-        return np.array(codes, np.int32)
+        known = [self.missing_code if v is None else index.get(v, UNKNOWN) for v in values]
+        return np.array(known, np.int32)
+
+
+def bucket_codes(values: Sequence[str | None], buckets: int) -> Codes:
+    """The code of each value by its hash alone."""
+    hashed = (value_hashes(0, values) % np.uint64(buckets)).astype(np.int32)
+    return (hashed + FIRST_VALUE).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -89,11 +145,13 @@ class Encoder:
     numbers: tuple[NumberTransform, ...]
     categories: tuple[CategoryTransform, ...]
     target: TargetTransform
+    texts: tuple[TextTransform, ...] = ()
 
     @property
     def num_numbers(self) -> int:
-        """Columns of `Inputs.numbers`: the numbers, then their indicators."""
-        return len(self.numbers) + sum(number.indicator for number in self.numbers)
+        """Columns of `Inputs.numbers`: the numbers, their indicators, the texts' buckets."""
+        indicators = sum(number.indicator for number in self.numbers)
+        return len(self.numbers) + indicators + sum(len(text.weights) for text in self.texts)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -113,10 +171,14 @@ class Encoder:
         return cls(
             tuple(NumberTransform(**number) for number in value["numbers"]),
             tuple(
-                CategoryTransform(c["name"], tuple(c["values"]), c["missing_code"])
+                CategoryTransform(**(c | {"values": tuple(c["values"])}))
                 for c in value["categories"]
             ),
             TargetTransform(**target),
+            tuple(
+                TextTransform(**(text | {"weights": tuple(text["weights"])}))
+                for text in value.get("texts", ())
+            ),
         )
 
     def encode(self, packed: Packed, rows: npt.NDArray[np.int64] | None = None) -> Inputs:
@@ -128,21 +190,11 @@ class BoundEncoder:
     """An encoder bound to one packed batch: its columns found, its dictionaries translated."""
 
     def __init__(self, encoder: Encoder, packed: Packed) -> None:
-        self.packed = packed
-        index = {name: i for i, name in enumerate(packed.number_names)}
-        self._columns = np.array([index[n.name] for n in encoder.numbers], np.int64)
-        self._all_columns = np.array_equal(self._columns, np.arange(packed.numbers.shape[1]))
-        self._fill = np.array(
-            [np.nan if n.fill is None else n.fill for n in encoder.numbers], np.float32
-        )
-        self._offset = np.array([n.offset for n in encoder.numbers], np.float32)
-        self._scale = np.array([n.scale for n in encoder.numbers], np.float32)
-        low = [-np.inf if n.low is None else n.low for n in encoder.numbers]
-        high = [np.inf if n.high is None else n.high for n in encoder.numbers]
-        self._low, self._high = np.array(low, np.float32), np.array(high, np.float32)
-        self._clipped = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
-        self._indicators = np.flatnonzero([n.indicator for n in encoder.numbers])
-        self._scaled = bool((self._offset != 0).any() or (self._scale != 1).any())
+        self.packed, self.encoder = packed, encoder
+        self._blocks = [
+            _Block(packed, list(transforms))
+            for _, transforms in groupby(encoder.numbers, lambda number: number.block)
+        ]
         self._tables = [
             (packed.categories[c.name].codes, c.table(packed.categories[c.name].values))
             for c in encoder.categories
@@ -150,21 +202,47 @@ class BoundEncoder:
 
     def inputs(self, rows: npt.NDArray[np.int64] | None) -> Inputs:
         """The encoded rows."""
-        numbers = self.packed.numbers
-        numbers = numbers.copy() if rows is None else np.take(numbers, rows, axis=0)
-        if not self._all_columns:
-            numbers = numbers[:, self._columns]
-        if self._clipped:
-            numbers = np.clip(numbers, self._low, self._high)
-        missing = np.isnan(numbers)
-        if missing.any():
-            numbers = np.where(missing, self._fill, numbers)
-        if self._scaled:
-            numbers = (numbers - self._offset) / self._scale
-        if len(self._indicators):
-            numbers = np.concatenate([numbers, missing[:, self._indicators]], 1, dtype=np.float32)
-        categories = np.empty((len(numbers), len(self._tables)), np.int32)
+        num_rows = self.packed.num_rows if rows is None else len(rows)
+        parts, marks = [np.empty((num_rows, 0), np.float32)], []
+        for block in self._blocks:
+            values, missing = block(rows)
+            parts.append(values)
+            marks.append(missing)
+        parts += marks
+        parts += [text.encode(self.packed.texts[text.name], rows) for text in self.encoder.texts]
+        parts = [part for part in parts if part.shape[1]] or parts[:1]
+        numbers = parts[0] if len(parts) == 1 else np.concatenate(parts, 1, dtype=np.float32)
+        categories = np.empty((num_rows, len(self._tables)), np.int32)
         for i, (codes, table) in enumerate(self._tables):
             picked = codes if rows is None else codes[rows]
             categories[:, i] = table[picked] if len(table) else UNKNOWN
         return Inputs(np.ascontiguousarray(numbers, np.float32), categories)
+
+
+class _Block:
+    """The transforms of one gather."""
+
+    def __init__(self, packed: Packed, transforms: Sequence[NumberTransform]) -> None:
+        names, parts = [t.name for t in transforms], [t.part for t in transforms]
+        self._gather = gather_of(packed, names, parts)
+        type_ = np.float64 if parts[0].startswith(("exact", "time")) else np.float32
+        self._fill = np.array([np.nan if t.fill is None else t.fill for t in transforms], type_)
+        self._offset = np.array([t.offset for t in transforms], type_)
+        self._scale = np.array([t.scale for t in transforms], type_)
+        self._low = np.array([-np.inf if t.low is None else t.low for t in transforms], type_)
+        self._high = np.array([np.inf if t.high is None else t.high for t in transforms], type_)
+        self._clipped = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
+        self._scaled = bool((self._offset != 0).any() or (self._scale != 1).any())
+        self._indicators = [i for i, t in enumerate(transforms) if t.indicator]
+
+    def __call__(self, rows: npt.NDArray[np.int64] | None) -> tuple[Floats, npt.NDArray[Any]]:
+        """[rows, numbers] float32, and which of those with an indicator are missing."""
+        values = self._gather(rows)
+        if self._clipped:
+            np.clip(values, self._low, self._high, out=values)
+        missing = np.isnan(values)
+        if missing.any():
+            values = np.where(missing, self._fill, values)
+        if self._scaled:
+            values = (values - self._offset) / self._scale
+        return values.astype(np.float32, copy=False), missing[:, self._indicators]

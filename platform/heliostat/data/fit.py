@@ -7,22 +7,27 @@ that no bit depends on who computed what.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from heliostat.data.blocks import parts_of
 from heliostat.data.encode import (
     FIRST_VALUE,
     MISSING,
+    TEXT_ROWS_AT_ONCE,
     CategoryTransform,
     Encoder,
     NumberTransform,
     TargetTransform,
+    TextTransform,
+    bucket_codes,
 )
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
-from heliostat.plan.columns import Columns, InputColumn
+from heliostat.plan.columns import Columns
+from heliostat.plan.inputs import InputColumn
 from heliostat.spec.job import JobSpec
 
 CHUNK_ROWS = 262_144
@@ -84,8 +89,16 @@ def fit_encoder(
     Raises:
         DataError: a column holds no value in training, or classes do not fit the task.
     """
-    numbers = [_fit_number(prepared, column, train) for column in columns.numbers]
-    categories = [_fit_category(prepared, column, train) for column in columns.categories]
+    numbers = [
+        _fit_number(prepared, column, part, train)
+        for column in columns.inputs
+        if column.kind in ("number", "time", "vector")
+        for part in parts_of(column)
+    ]
+    # One gather takes all plain numbers if they stand together.
+    numbers.sort(key=lambda fitted: _part(fitted) != "")
+    categories = [_fit_category(prepared, c, train) for c in columns.of_kind("category")]
+    texts = tuple(_fit_text(prepared, column, train) for column in columns.of_kind("text"))
     kept = [
         fitted
         for fitted in (*numbers, *categories)
@@ -95,7 +108,7 @@ def fit_encoder(
     left_out = len(numbers) + len(categories) - len(kept)
     if left_out:
         touched["columns with one value in the training rows: left out"] = left_out
-    if not kept:
+    if not kept and not texts:
         raise DataError(
             Problem("data.clean.constant_columns", "no input has two values in the training rows")
         )
@@ -104,6 +117,7 @@ def fit_encoder(
         tuple(t for t in transforms if isinstance(t, NumberTransform)),
         tuple(t for t in transforms if isinstance(t, CategoryTransform)),
         _fit_target(prepared, columns, spec, train),
+        texts,
     )
     return encoder, touched
 
@@ -117,8 +131,12 @@ class _Fitted:
     touched: dict[str, int]
 
 
-def _fit_number(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted:
-    values = prepared.number(column.name)[train]
+def _part(fitted: _Fitted) -> str:
+    return fitted.transform.part if isinstance(fitted.transform, NumberTransform) else ""
+
+
+def _fit_number(prepared: Prepared, column: InputColumn, part: str, train: Rows) -> _Fitted:
+    values = prepared.values(column.name, part)[train]
     present = values[~np.isnan(values)]
     if len(present) == 0:
         raise DataError(
@@ -131,7 +149,7 @@ def _fit_number(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted
     touched = {}
     low, high = _clip_bounds(column, present)
     if low is not None and high is not None:
-        clipped = np.clip(present, np.float32(low), np.float32(high))
+        clipped = np.clip(present, *np.array([low, high], present.dtype))
         what = f"{column.name}: outliers clipped to {low:g} .. {high:g} in training"
         touched[what] = int((clipped != present).sum())
         present = clipped
@@ -147,14 +165,14 @@ def _fit_number(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted
         offset, divisor = moments.low, moments.high - moments.low
     transform = NumberTransform(
         # A constant column becomes zero, not NaN.
-        column.name, fill, offset, divisor or 1.0, low, high, column.indicator
+        column.name, fill, offset, divisor or 1.0, low, high, column.indicator, part
     )  # fmt: skip
     constant = moments.low == moments.high and (fill == moments.low or len(present) == len(values))
     return _Fitted(transform, constant and not column.indicator, touched)
 
 
 def _clip_bounds(
-    column: InputColumn, present: npt.NDArray[np.float32]
+    column: InputColumn, present: npt.NDArray[np.floating]
 ) -> tuple[float | None, float | None]:
     if column.clip_low is None or column.clip_high is None:
         return None, None
@@ -163,7 +181,7 @@ def _clip_bounds(
 
 
 def _fill_value(
-    column: InputColumn, present: npt.NDArray[np.float32], moments: Moments
+    column: InputColumn, present: npt.NDArray[np.floating], moments: Moments
 ) -> float | None:
     if column.missing == "keep":
         return None
@@ -179,13 +197,18 @@ def _fill_value(
 
 
 def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted:
+    if column.buckets is not None:
+        code = MISSING
+        if column.missing == "constant":
+            code = int(bucket_codes([str(column.constant)], column.buckets)[0])
+        return _Fitted(CategoryTransform(column.name, (), code, column.buckets), False, {})
     codes, values = prepared.codes(column.name)
     if len(values) > MAX_CATEGORIES:
         raise DataError(
             Problem(
                 f"data.features.{column.name}",
                 f"has {len(values):,} different values; a category holds up to {MAX_CATEGORIES:,}",
-                f"write `{column.name}: ignore`",
+                f"write `{column.name}: {{type: category, buckets: 1048576}}`, or ignore",
             )
         )
     missing, *seen = np.bincount(codes[train] + 1, minlength=len(values) + 1).tolist()
@@ -211,6 +234,22 @@ def _filling(column: InputColumn, counts: dict[str, int]) -> str | None:
     if column.missing == "most_frequent" and counts:
         return max(counts, key=lambda value: counts[value])
     return None
+
+
+def _fit_text(prepared: Prepared, column: InputColumn, train: Rows) -> TextTransform:
+    """Each bucket's weight: ln((1 + n) / (1 + rows with it)) + 1, as in scikit-learn."""
+    assert column.buckets is not None
+    text = TextTransform(column.name, column.max_tokens, (1.0,) * column.buckets)
+    if column.weighting == "count":
+        return text
+    present = np.zeros(column.buckets, np.int64)
+    for shard, start, end in prepared.spans():
+        rows = train[np.searchsorted(train, start) : np.searchsorted(train, end)] - start
+        for at in range(0, len(rows), TEXT_ROWS_AT_ONCE):
+            counts = text.counts(shard.texts[column.name], rows[at : at + TEXT_ROWS_AT_ONCE])
+            present += (counts > 0).sum(0)
+    weights = np.log((1 + len(train)) / (1 + present)) + 1
+    return replace(text, weights=tuple(weights.tolist()))
 
 
 def _fit_target(

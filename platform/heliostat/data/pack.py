@@ -3,7 +3,7 @@ for `predict`.
 
 A packed batch holds all numbers in one float32 matrix (NaN where missing), each category as
 Arrow dictionary codes (null is a value of the dictionary, so codes have no holes), exact
-numbers as float64 and times as microseconds.
+numbers as float64, times as microseconds, vectors as float32 matrices, texts as hashed words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from heliostat.plan.columns import PackedColumn
+from heliostat.data.hashing import value_hashes
+from heliostat.plan.inputs import PackedColumn
 
 NUMBERS, ROWS = "numbers", "rows"
 MISSING_TIME = np.iinfo(np.int64).min
@@ -32,6 +33,14 @@ class Category:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Hashes of a text column's words, row after row; row i's are [offsets[i], offsets[i+1])."""
+
+    offsets: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
 class Packed:
     """A packed batch: `numbers` is [rows, len(number_names)] float32. `rows` are the rows'
     numbers in their files, where a filter left gaps.
@@ -43,7 +52,9 @@ class Packed:
     categories: Mapping[str, Category]
     exact: Mapping[str, npt.NDArray[np.float64]]
     times: Mapping[str, npt.NDArray[np.int64]]
-    rows: npt.NDArray[np.int64] | None = None
+    vectors: Mapping[str, npt.NDArray[np.float32]]
+    texts: Mapping[str, Words]
+    rows: npt.NDArray[np.int64] | None
 
 
 def pack_table(
@@ -71,6 +82,10 @@ def pack_table(
             arrays[f"category:{column.name}"] = _as_codes(table[column.name])
         elif column.form == "time":
             arrays[f"time:{column.name}"] = _as_time(table[column.name])
+        elif column.form == "vector":
+            arrays[f"vector:{column.name}"] = _as_vectors(table[column.name], column.name, infinite)
+        elif column.form == "text":
+            arrays[f"text:{column.name}"] = _as_words(table[column.name])
     if rows is not None:
         arrays[ROWS] = pa.array(rows)
     metadata = {NUMBERS: "\x1f".join(names)}
@@ -82,7 +97,7 @@ def pack_table(
 def unpack(batch: pa.RecordBatch) -> Packed:
     """Views of a packed record batch; nothing is copied."""
     names = tuple(filter(None, batch.schema.metadata[NUMBERS.encode()].decode().split("\x1f")))
-    categories, exact, times, rows = {}, {}, {}, None
+    categories, exact, times, vectors, texts, rows = {}, {}, {}, {}, {}, None
     numbers = np.empty((batch.num_rows, 0), np.float32)
     for field, array in zip(batch.schema, batch.columns, strict=True):
         kind, _, name = field.name.partition(":")
@@ -95,9 +110,34 @@ def unpack(batch: pa.RecordBatch) -> Packed:
             categories[name] = Category(codes, tuple(array.dictionary.to_pylist()))
         elif kind == "exact":
             exact[name] = array.to_numpy(zero_copy_only=True)
+        elif kind == "vector":
+            flat = array.flatten().to_numpy(zero_copy_only=True)
+            vectors[name] = flat.reshape(-1, array.type.list_size)
+        elif kind == "text":
+            offsets = array.offsets.to_numpy(zero_copy_only=True)
+            texts[name] = Words(offsets, array.values.to_numpy(zero_copy_only=True))
         else:
             times[name] = array.to_numpy(zero_copy_only=True)
-    return Packed(batch.num_rows, names, numbers, categories, exact, times, rows)
+    return Packed(batch.num_rows, names, numbers, categories, exact, times, vectors, texts, rows)
+
+
+def is_missing(packed: Packed, column: PackedColumn) -> npt.NDArray[np.bool_]:
+    """Which rows lack a value of the column; of a vector, any."""
+    if column.form == "category":
+        category = packed.categories[column.name]
+        return np.array([value is None for value in category.values], bool)[category.codes]
+    if column.form == "time":
+        return packed.times[column.name] == MISSING_TIME
+    if column.form == "exact":
+        return np.isnan(packed.exact[column.name])
+    if column.form == "vector":
+        return np.asarray(np.isnan(packed.vectors[column.name]).any(1))
+    if column.form == "text":
+        return np.zeros(packed.num_rows, bool)  # no text has no words
+    missing: npt.NDArray[np.bool_] = np.isnan(
+        packed.numbers[:, packed.number_names.index(column.name)]
+    )
+    return missing
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -136,3 +176,33 @@ def _as_time(column: pa.ChunkedArray) -> pa.Array:
     times = column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
     numbers = pc.fill_null(times.cast(pa.int64()), int(MISSING_TIME)).combine_chunks()
     return numbers.combine_chunks() if isinstance(numbers, pa.ChunkedArray) else numbers
+
+
+def _as_vectors(
+    column: pa.ChunkedArray, name: str, infinite: dict[str, int]
+) -> pa.FixedSizeListArray:
+    """Missing vectors, and missing or infinite numbers in one, are NaN."""
+    size = column.type.list_size
+    matrix = np.full((len(column), size), np.nan, np.float32)
+    array = column.combine_chunks()
+    present = pc.is_valid(array).to_numpy(zero_copy_only=False)
+    flat = pa.chunked_array([array.drop_null().flatten()])
+    matrix[present] = _as_float(flat, pa.float32()).reshape(-1, size)
+    _drop_infinite(matrix, name, infinite)
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), size)
+
+
+def _as_words(column: pa.ChunkedArray) -> pa.LargeListArray:
+    """Letters, digits and underscores make words, in any script; no text, no words."""
+    words = pc.split_pattern_regex(pc.utf8_lower(as_text(column)), r"[^\p{L}\p{N}_]+")
+    words = words.combine_chunks()
+    rows = pc.list_parent_indices(words).to_numpy()
+    coded = words.flatten().dictionary_encode()
+    table = (value_hashes(0, coded.dictionary.to_pylist()) >> np.uint64(32)).astype(np.uint32)
+    real = np.array([word != "" for word in coded.dictionary.to_pylist()], bool)
+    codes = coded.indices.to_numpy()
+    kept = real[codes] if len(real) else np.empty(0, bool)
+    counts = np.bincount(rows[kept], minlength=len(column))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    hashes = table[codes[kept]] if len(table) else np.empty(0, np.uint32)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes))

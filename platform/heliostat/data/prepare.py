@@ -23,7 +23,7 @@ from heliostat.data.pack import pack_table
 from heliostat.data.prepared import MANIFEST, Prepared
 from heliostat.data.units import ROWS_PER_UNIT, Unit, run_units, units_of
 from heliostat.errors import ArtifactError, DataError, Problem
-from heliostat.plan.columns import PackedColumn
+from heliostat.plan.inputs import PackedColumn
 from heliostat.plan.plan import Plan
 from heliostat.storage.files import STAGE_PREFIX, publish_folder, read_json, write_json
 from heliostat.storage.lease import Lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from heliostat.data.blocks import gather_of
 from heliostat.data.hashing import Hashes, key_of, row_hashes
 from heliostat.data.pack import Packed, unpack
 from heliostat.errors import ArtifactError
@@ -80,6 +82,18 @@ class Prepared:
         """A `number` column of all rows."""
         i = self._number_index[name]
         return np.concatenate([shard.numbers[:, i] for shard in self.shards])
+
+    def values(self, name: str, part: str) -> npt.NDArray[np.floating]:
+        """One number of a column, of all rows; see `blocks`."""
+        if not part:
+            return self.number(name)
+        columns = [gather_of(shard, [name], [part])(None)[:, 0] for shard in self.shards]
+        return np.concatenate(columns)
+
+    def spans(self) -> Iterator[tuple[Packed, int, int]]:
+        """Each shard with its first row and the one after its last."""
+        for shard, start in zip(self.shards, self.offsets, strict=False):
+            yield shard, int(start), int(start) + shard.num_rows
 
     def codes(self, name: str) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
         """A category of all rows in global codes (-1: missing), and the sorted values."""

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from heliostat.errors import Problem
-from heliostat.spec.data import (
-    AudioFeature,
-    CategoryFeature,
-    CustomFeature,
-    ImageFeature,
-    TextFeature,
-)
+from heliostat.spec.data import AudioFeature, CustomFeature, ImageFeature
 from heliostat.spec.load import Job
 from heliostat.spec.scale import ElasticWorkers, ParallelSpec
 
@@ -44,10 +38,8 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
     if getattr(data.split, "folds", None) is not None:
         yield "data.split.folds", "cross-validation is"
     for name, feature in (data.features or {}).items():
-        if isinstance(feature, (TextFeature, ImageFeature, AudioFeature, CustomFeature)):
+        if isinstance(feature, (ImageFeature, AudioFeature, CustomFeature)):
             yield f"data.features.{name}", f"features of type `{feature.type}` are"
-        if isinstance(feature, CategoryFeature) and feature.buckets is not None:
-            yield f"data.features.{name}.buckets", "hashed categories are"
 
 
 def _model_parts(job: Job) -> Iterator[tuple[str, str]]:

@@ -5,52 +5,22 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from heliostat.catalog.catalog import Catalog
 from heliostat.catalog.columns import Column
 from heliostat.errors import PlanError, Problem
-from heliostat.spec.data import (
-    AutoFeature,
-    CategoryFeature,
-    ConstantCategory,
-    ConstantNumber,
-    IgnoreFeature,
-    NumberFeature,
+from heliostat.plan.inputs import (
+    AUTO,
+    FITTING,
+    InputColumn,
+    InputKind,
+    PackedColumn,
+    resolved_input,
 )
+from heliostat.spec.data import AutoFeature, IgnoreFeature
 from heliostat.spec.identity import digest_of
 from heliostat.spec.load import Job
-
-Form = Literal["number", "exact", "category", "time"]
-
-
-@dataclass(frozen=True)
-class InputColumn:
-    """A feature, with every `auto` resolved for the model.
-
-    `missing` is keep, drop, mean, median, most_frequent, constant or own; `constant` its value.
-    Numbers are clipped to the quantiles `clip_low` and `clip_high`, if given.
-    """
-
-    name: str
-    kind: Literal["number", "category"]
-    missing: str
-    scale: str = "none"
-    constant: float | str | None = None
-    indicator: bool = False
-    clip_low: float | None = None
-    clip_high: float | None = None
-    min_count: int = 1
-
-
-@dataclass(frozen=True, order=True)
-class PackedColumn:
-    """A source column in a prepared copy. `number` is float32, `exact` float64, `category`
-    a dictionary code, `time` a 64-bit count of the column's own unit.
-    """
-
-    name: str
-    form: Form
 
 
 @dataclass(frozen=True)
@@ -66,19 +36,13 @@ class Columns:
     @property
     def packed(self) -> tuple[PackedColumn, ...]:
         """Everything that preparation packs; no cleaning, split or model changes it."""
-        inputs = {PackedColumn(column.name, column.kind) for column in self.inputs}
+        inputs = {column.packed for column in self.inputs}
         extra = {column for column in (self.target, self.split, self.weight) if column}
         return tuple(sorted(inputs | extra))
 
-    @property
-    def numbers(self) -> tuple[InputColumn, ...]:
-        """The numeric inputs, in order."""
-        return tuple(column for column in self.inputs if column.kind == "number")
-
-    @property
-    def categories(self) -> tuple[InputColumn, ...]:
-        """The categorical inputs, in order."""
-        return tuple(column for column in self.inputs if column.kind == "category")
+    def of_kind(self, kind: InputKind) -> tuple[InputColumn, ...]:
+        """The inputs of one kind, in order."""
+        return tuple(column for column in self.inputs if column.kind == kind)
 
 
 def prepared_digest(catalog: Catalog, columns: Columns, row_filter: str | None) -> str:
@@ -197,13 +161,9 @@ class _Resolver:
 
     def _input(self, key: str, column: Column, feature: Any) -> InputColumn | None:
         if isinstance(feature, AutoFeature):
-            if column.kind in ("number", "boolean"):
-                feature = NumberFeature(type="number")
-            elif column.kind == "category":
-                feature = CategoryFeature(type="category")
-            else:
+            if column.kind not in AUTO:
                 nested = column.kind == "nested"
-                what = "is nested" if nested else "is not available yet as a feature"
+                what = "is nested" if nested else "has a type that no feature takes"
                 flatten = "give its parts columns of their own, or " if nested else ""
                 self.complain(
                     key,
@@ -211,39 +171,11 @@ class _Resolver:
                     f"{flatten}write `{column.name}: ignore`",
                 )
                 return None
-        if isinstance(feature, NumberFeature) and column.kind not in ("number", "boolean"):
-            self.complain(key, f"column `{column.name}` is {column.type}, not a number")
+            feature = AUTO[column.kind]
+        if column.kind not in FITTING[feature.type]:
+            self.complain(key, f"column `{column.name}` is {column.type}, not a {feature.type}")
             return None
-        if isinstance(feature, CategoryFeature) and column.kind in ("nested", "other", "time"):
-            self.complain(key, f"column `{column.name}` is {column.type}, not a category")
-            return None
-        return self._resolved(column.name, feature)
-
-    def _resolved(self, name: str, feature: NumberFeature | CategoryFeature) -> InputColumn | None:
-        model = self.job.spec.model
-        constant: float | str | None = None
-        if isinstance(feature.missing, (ConstantNumber, ConstantCategory)):
-            missing, constant = "constant", feature.missing.constant
-        else:
-            missing = feature.missing
-        if isinstance(feature, CategoryFeature):
-            missing = "own" if missing == "auto" else missing
-            return InputColumn(
-                name, "category", missing, constant=constant, min_count=feature.min_count
-            )
-        if missing == "auto":
-            missing = "keep" if model.keeps_missing else "mean"
-        if missing == "keep" and not model.keeps_missing:
-            self.complain(
-                f"data.features.{name}",
-                f"a model of kind `{model.kind}` cannot keep missing values",
-                "write `missing: mean`, or another filling",
-            )
-        scale = feature.scale
-        if scale == "auto":
-            scale = "standard" if model.wants_scaling else "none"
-        low, high = (feature.clip.low, feature.clip.high) if feature.clip else (None, None)
-        return InputColumn(name, "number", missing, scale, constant, feature.indicator, low, high)
+        return resolved_input(column, feature, self.job, self.complain)
 
     def _column(self, key: str, name: str) -> Column | None:
         column = self.catalog.columns.get(name)

@@ -19,6 +19,7 @@ from heliostat.plan.space import Configuration, configurations, corner_settings,
 from heliostat.spec.load import Job
 
 MEMORY_SHARE = 0.8
+EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Plan:
     memory: MemoryNeed
     trials: tuple[Configuration, ...]
     rungs: tuple[int, ...]
+    notes: tuple[str, ...]
     unchecked: tuple[str, ...]
 
     @property
@@ -97,6 +99,7 @@ class Plan:
             "trials": len(self.trials),
             "rungs": list(self.rungs),
             "needs": {"cpus": self.cpus, "gpus": self.gpus, "memory": asdict(self.memory)},
+            "notes": list(self.notes),
             "unchecked": list(self.unchecked),
         }
 
@@ -122,7 +125,8 @@ def plan_job(job: Job) -> Plan:
     counts = planned_counts(spec.data, catalog.num_rows, _may_drop_rows(job, columns))
     if problems := list(_count_problems(job, catalog, counts)):
         raise PlanError(problems)
-    memory = memory_need(spec, counts.train if counts else catalog.num_rows, len(columns.inputs))
+    width = sum(column.width for column in columns.inputs)
+    memory = memory_need(spec, counts.train if counts else catalog.num_rows, width)
     _check_memory(job, memory)
     return Plan(
         job=job,
@@ -134,6 +138,7 @@ def plan_job(job: Job) -> Plan:
         memory=memory,
         trials=_trials(job, catalog, columns),
         rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
+        notes=tuple(_notes(catalog, columns)),
         unchecked=_unchecked(counts),
     )
 
@@ -251,6 +256,17 @@ def _corner_problems(corner: Job, key: str, catalog: Catalog, columns: Columns) 
             )
         ]
     return problems
+
+
+def _notes(catalog: Catalog, columns: Columns) -> Iterator[str]:
+    for column in columns.of_kind("number"):
+        largest = catalog.largest.get(column.name, 0)
+        if largest > EXACT_IN_FLOAT32 and not column.exact:
+            yield (
+                f"`{column.name}` holds {largest:,}; float32 keeps integers up to "
+                f"{EXACT_IN_FLOAT32:,}. An identifier is a `category`; for a quantity write "
+                "`{type: number, exact: true}`"
+            )
 
 
 def _unchecked(counts: SplitCounts | None) -> tuple[str, ...]:

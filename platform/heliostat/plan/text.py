@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
+from heliostat.plan.inputs import InputKind
 from heliostat.plan.memory import format_bytes
 from heliostat.plan.plan import Plan
 
@@ -31,6 +33,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "objective", f"{spec.objective_metric} on validation, {_goal(plan)}"
     yield "needs", _needs(plan)
     yield "memory", f"at least {format_bytes(plan.memory.num_bytes)} a worker = {plan.memory.sum}"
+    for note in plan.notes:
+        yield "note", note
     for note in plan.unchecked:
         yield "unchecked", note
 
@@ -47,8 +51,11 @@ def _source(plan: Plan) -> str:
 def _columns(plan: Plan) -> str:
     names = [column.name for column in plan.columns.inputs]
     shown = ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
-    numbers, categories = len(plan.columns.numbers), len(plan.columns.categories)
-    return f"{len(names)} inputs = {numbers} numbers + {categories} categories: {shown}"
+    plurals = {"number": "numbers", "category": "categories", "time": "times",
+               "vector": "vectors", "text": "texts"}  # fmt: skip
+    counts = {kind: len(plan.columns.of_kind(kind)) for kind in get_args(InputKind)}
+    sums = [f"{n} {kind if n == 1 else plurals[kind]}" for kind, n in counts.items() if n]
+    return f"{len(names)} inputs = {' + '.join(sums)}: {shown}"
 
 
 def _split(plan: Plan) -> str:

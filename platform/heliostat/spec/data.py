@@ -27,7 +27,9 @@ class ConstantCategory(Spec):
 
 
 class AutoFeature(Spec):
-    """Take the type from the column: numbers and booleans as number, strings as category."""
+    """Take the type from the column: numbers and booleans as number, strings as category,
+    dates and times as time, lists of a fixed size as vector.
+    """
 
     type: Literal["auto"]
 
@@ -57,7 +59,8 @@ class ClipSpec(Spec):
 class NumberFeature(Spec):
     """A number. `auto` missing: kept for trees, else the mean; `auto` scaling: standard
     for networks, linear models, kNN and SVM, none for trees. `indicator` adds a column that
-    is 1 where the value is missing.
+    is 1 where the value is missing. `exact` keeps 64 bits until the value is scaled; models
+    see 32.
     """
 
     type: Literal["number"]
@@ -65,12 +68,36 @@ class NumberFeature(Spec):
     scale: Scaling = "auto"
     indicator: bool = False
     clip: ClipSpec | None = None
+    exact: bool = False
+
+
+TimePart = Literal["year", "month", "day", "weekday", "day_of_year", "hour", "minute", "elapsed"]
+
+
+class TimeFeature(Spec):
+    """A date or a time, as numbers: parts of the calendar (in UTC; Monday is weekday 0) and
+    the days elapsed since 1970. Default: month, day, weekday, hour (not for dates), elapsed.
+    """
+
+    type: Literal["time"]
+    parts: Annotated[tuple[TimePart, ...], Field(strict=False, min_length=1)] | None = None
+    missing: Literal["auto", "keep", "drop", "mean", "median"] = "auto"
+    scale: Scaling = "auto"
+
+
+class VectorFeature(Spec):
+    """A list of numbers of one fixed size, such as an embedding; each place is a number."""
+
+    type: Literal["vector"]
+    missing: Literal["auto", "keep", "drop", "mean"] = "auto"
+    scale: Scaling = "auto"
 
 
 class CategoryFeature(Spec):
     """One of many values. Missing values are a category of their own unless told otherwise;
     values not seen in training, or in fewer than `min_count` rows of it, share one unknown
-    bucket.
+    bucket. With `buckets`, values share that many codes by their hashes, for columns of
+    millions of values.
     """
 
     type: Literal["category"]
@@ -80,10 +107,14 @@ class CategoryFeature(Spec):
 
 
 class TextFeature(Spec):
-    """Free text."""
+    """Free text: its first `max_tokens` words, lower case, hashed to `buckets` numbers; each
+    counts how often its words occur, weighted by how rare they are in training (TF-IDF).
+    """
 
     type: Literal["text"]
     max_tokens: int = Field(default=128, gt=0)
+    buckets: int = Field(default=256, gt=0)
+    weighting: Literal["tfidf", "count"] = "tfidf"
 
 
 class ImageFeature(Spec):
@@ -113,6 +144,8 @@ Feature = Annotated[
     | Annotated[IgnoreFeature, Tag("ignore")]
     | Annotated[NumberFeature, Tag("number")]
     | Annotated[CategoryFeature, Tag("category")]
+    | Annotated[TimeFeature, Tag("time")]
+    | Annotated[VectorFeature, Tag("vector")]
     | Annotated[TextFeature, Tag("text")]
     | Annotated[ImageFeature, Tag("image")]
     | Annotated[AudioFeature, Tag("audio")]

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 
 from heliostat.catalog.code import CODE_FOLDER, code_digest, copy_code
 from heliostat.data.encode import Encoder
-from heliostat.data.pack import Packed
+from heliostat.data.pack import Packed, is_missing
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Scores, Shape
-from heliostat.plan.columns import InputColumn, PackedColumn
+from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.storage.files import publish_folder, read_json, sha256_of, stage_folder, write_json
 from heliostat.train.assignment import Assignment, OpenData
@@ -40,7 +40,7 @@ class TrainedModel:
     @property
     def packed_columns(self) -> tuple[PackedColumn, ...]:
         """The columns that `predict` reads, in the forms it packs them to."""
-        return tuple(sorted(PackedColumn(column.name, column.kind) for column in self.inputs))
+        return tuple(sorted(column.packed for column in self.inputs))
 
     def scores(self, packed: Packed) -> Scores:
         """Scores in the target's own units; rows that cleaning would have dropped are NaN."""
@@ -54,13 +54,8 @@ class TrainedModel:
     def _dropped(self, packed: Packed) -> Any:
         dropped = np.zeros(packed.num_rows, bool)
         for column in self.inputs:
-            if column.missing != "drop":
-                continue
-            if column.kind == "number":
-                dropped |= np.isnan(packed.numbers[:, packed.number_names.index(column.name)])
-            else:
-                category = packed.categories[column.name]
-                dropped |= np.array([v is None for v in category.values])[category.codes]
+            if column.missing == "drop":
+                dropped |= is_missing(packed, column.packed)
         return dropped
 
 
@@ -124,7 +119,7 @@ def load_model(folder: Path) -> TrainedModel:
         value["task"],
         value["kind"],
         value["objective"],
-        tuple(InputColumn(**column) for column in value["features"]),
+        tuple(InputColumn.from_json(column) for column in value["features"]),
         Encoder.from_json(value["transforms"]),
         load_predictor(spec, shape, folder),
     )

@@ -22,6 +22,7 @@ from heliostat.catalog.read import read_groups
 from heliostat.data.pack import as_text, pack_table, unpack
 from heliostat.data.units import Unit, run_units, units_of
 from heliostat.errors import DataError, Problem
+from heliostat.plan.inputs import FITTING
 from heliostat.spec.metrics import metrics_of
 from heliostat.storage.files import publish_folder, stage_folder
 from heliostat.train.artifact import TrainedModel, load_model
@@ -102,13 +103,10 @@ def _checked_catalog(
             problems.append(
                 Problem(catalog.source, f"has no column `{column.name}`, an input of the model")
             )
-        elif column.kind == "number" and found.kind not in ("number", "boolean"):
-            problems.append(
-                Problem(
-                    catalog.source,
-                    f"column `{column.name}` is {found.type}; the model needs numbers",
-                )
-            )
+        elif found.kind not in FITTING[column.kind] or found.size != column.size:
+            message = f"column `{column.name}` is {found.type}; the model needs a {column.kind}"
+            message += f" of {column.size} places" if column.size else ""
+            problems.append(Problem(catalog.source, message))
     problems += [
         Problem(catalog.source, f"has no column `{name}`, the target or its weight")
         for name in needed

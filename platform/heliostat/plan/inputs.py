@@ -1,0 +1,150 @@
+"""One input of a model: its kind, and what is done about missing values and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from heliostat.catalog.columns import Column
+from heliostat.spec.data import (
+    CategoryFeature,
+    ConstantCategory,
+    ConstantNumber,
+    NumberFeature,
+    TextFeature,
+    TimeFeature,
+    VectorFeature,
+)
+from heliostat.spec.load import Job
+
+Form = Literal["number", "exact", "category", "time", "vector", "text"]
+InputKind = Literal["number", "category", "time", "vector", "text"]
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """A feature, with every `auto` resolved for the model.
+
+    `missing` is keep, drop, mean, median, most_frequent, constant or own; `constant` its value.
+    Numbers are clipped to the quantiles `clip_low` and `clip_high`, if given. `parts` are those
+    of a time, `size` is a vector's, `buckets` and `max_tokens` are a text's.
+    """
+
+    name: str
+    kind: InputKind
+    missing: str
+    scale: str = "none"
+    constant: float | str | None = None
+    indicator: bool = False
+    clip_low: float | None = None
+    clip_high: float | None = None
+    min_count: int = 1
+    exact: bool = False
+    parts: tuple[str, ...] = ()
+    size: int = 0
+    buckets: int | None = None
+    max_tokens: int = 0
+    weighting: str = "tfidf"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> InputColumn:
+        """The column that `dataclasses.asdict` wrote."""
+        return cls(**(dict(value) | {"parts": tuple(value.get("parts", ()))}))
+
+    @property
+    def packed(self) -> PackedColumn:
+        """The source column in the form that it is packed to."""
+        return PackedColumn(self.name, "exact" if self.exact else self.kind)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row of it is, a category counted as one."""
+        widths = {"time": len(self.parts), "vector": self.size, "text": self.buckets or 0}
+        return widths.get(self.kind, 1) + self.indicator
+
+
+@dataclass(frozen=True, order=True)
+class PackedColumn:
+    """A source column in a prepared copy. `number` is float32, `exact` float64, `category`
+    a dictionary code, `time` 64-bit microseconds, `vector` float32, `text` hashes of its words.
+    """
+
+    name: str
+    form: Form
+
+
+AUTO: dict[str, NumberFeature | CategoryFeature | TimeFeature | VectorFeature] = {
+    "number": NumberFeature(type="number"),
+    "boolean": NumberFeature(type="number"),
+    "category": CategoryFeature(type="category"),
+    "time": TimeFeature(type="time"),
+    "vector": VectorFeature(type="vector"),
+}
+FITTING: dict[str, tuple[str, ...]] = {
+    "number": ("number", "boolean"),
+    "category": ("category", "number", "boolean"),
+    "time": ("time",),
+    "vector": ("vector",),
+    "text": ("category",),
+}
+DATE_PARTS = ("month", "day", "weekday", "elapsed")
+TIME_PARTS = ("month", "day", "weekday", "hour", "elapsed")
+
+
+def resolved_input(
+    column: Column, feature: Any, job: Job, complain: Callable[[str, str, str], None]
+) -> InputColumn:
+    """`feature` of a column of a fitting type, with every `auto` decided by the job's model."""
+    name = column.name
+    if isinstance(feature, CategoryFeature):
+        return _category(name, feature, complain)
+    if isinstance(feature, TextFeature):
+        return InputColumn(
+            name, "text", "own", buckets=feature.buckets, max_tokens=feature.max_tokens,
+            weighting=feature.weighting,
+        )  # fmt: skip
+    model = job.spec.model
+    constant = None
+    missing: Any = feature.missing
+    if isinstance(missing, ConstantNumber):
+        missing, constant = "constant", missing.constant
+    if missing == "auto":
+        missing = "keep" if model.keeps_missing else "mean"
+    if missing == "keep" and not model.keeps_missing:
+        complain(
+            f"data.features.{name}",
+            f"a model of kind `{model.kind}` cannot keep missing values",
+            "write `missing: mean`, or another filling",
+        )
+    scale = feature.scale
+    if scale == "auto":
+        scale = "standard" if model.wants_scaling else "none"
+    if isinstance(feature, TimeFeature):
+        usual = DATE_PARTS if column.type.startswith("date") else TIME_PARTS
+        return InputColumn(name, "time", missing, scale, parts=feature.parts or usual)
+    if isinstance(feature, VectorFeature):
+        return InputColumn(name, "vector", missing, scale, size=column.size)
+    low, high = (feature.clip.low, feature.clip.high) if feature.clip else (None, None)
+    return InputColumn(
+        name, "number", missing, scale, constant, feature.indicator, low, high, exact=feature.exact
+    )
+
+
+def _category(
+    name: str, feature: CategoryFeature, complain: Callable[[str, str, str], None]
+) -> InputColumn:
+    missing: Any = feature.missing
+    constant = None
+    if isinstance(missing, ConstantCategory):
+        missing, constant = "constant", missing.constant
+    if feature.buckets is not None and (missing == "most_frequent" or feature.min_count > 1):
+        complain(
+            f"data.features.{name}",
+            "`buckets` keeps no values, so that none is counted",
+            "leave `min_count` and `missing: most_frequent` out",
+        )
+    return InputColumn(
+        name, "category", "own" if missing == "auto" else missing, constant=constant,
+        min_count=feature.min_count, buckets=feature.buckets,
+    )  # fmt: skip

@@ -191,7 +191,8 @@ def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         [
             str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.config={folder}/s3.json",
-            "-master.volumeSizeLimitMB=64", "-volume.max=50",
+            "-master.volumeSizeLimitMB=64", "-volume.max=50", "-master.telemetry=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # fixed ports, which two servers would share
             *(f"-{name}.port={port}" for name, port in ports.items()),
             *(f"-{name}.port.grpc={free_port()}" for name in ports),
         ],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -12,7 +12,9 @@ import pyarrow as pa
 from heliostat.catalog.columns import Column, Footer, columns_of
 from heliostat.catalog.files import Constant, SourceFile, list_source
 from heliostat.catalog.formats import PARQUET, format_of, read_footer
+from heliostat.catalog.tables import fitted, list_table
 from heliostat.errors import DataError, Problem
+from heliostat.spec.data import DeltaSource, IcebergSource, Source
 from heliostat.spec.identity import digest_of
 
 FOOTER_THREADS = 8
@@ -101,22 +103,51 @@ class Catalog:
         return digest_of(self.listing)
 
 
-def read_catalog(source: str | Sequence[str]) -> Catalog:
-    """List `source` (file, folder, glob, URI or a list of them) and read every footer.
+def read_catalog(source: Source) -> Catalog:
+    """List `source` (file, folder, glob, URI, a list of them, or a table) and read every footer.
 
     Raises:
         DataError: nothing is there, a file is not what its name says, or the schemas differ.
     """
-    files = list_source(source)
+    if isinstance(source, (DeltaSource, IcebergSource)):
+        table = list_table(source)
+        footers, name = _footers(table.files), table.name
+        fitting = [
+            fitted(table, file, footer.schema)
+            for file, footer in zip(table.files, footers, strict=True)
+        ]
+        files = tuple(file for file, _ in fitting)
+        footers = tuple(
+            replace(footer, schema=schema)
+            for footer, (_, schema) in zip(footers, fitting, strict=True)
+        )
+    else:
+        files = list_source(source)
+        footers = _footers(files)
+        name = source if isinstance(source, str) else ", ".join(source)
+    _check_same_columns(files, footers)
+    return Catalog(name, files, footers)
+
+
+def combined(catalogs: Mapping[str, Catalog]) -> Catalog:
+    """One catalog of several sources: their keys, which must differ, begin their files' paths."""
+    files = tuple(
+        replace(file, path=f"{key}:{file.path}")
+        for key, catalog in catalogs.items()
+        for file in catalog.files
+    )
+    footers = tuple(footer for catalog in catalogs.values() for footer in catalog.footers)
+    _check_same_columns(files, footers)
+    return Catalog("; ".join(c.source for c in catalogs.values()), files, footers)
+
+
+def _footers(files: tuple[SourceFile, ...]) -> tuple[Footer, ...]:
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         results = list(pool.map(_try_footer, files))
     problems = [result for result in results if isinstance(result, Problem)]
     if problems:
         raise DataError(problems)
-    footers = tuple(result for result in results if isinstance(result, Footer))
-    _check_same_columns(files, footers)
-    name = source if isinstance(source, str) else ", ".join(source)
-    return Catalog(name, files, footers)
+    return tuple(result for result in results if isinstance(result, Footer))
 
 
 def _try_footer(file: SourceFile) -> Footer | Problem:
@@ -127,12 +158,12 @@ def _try_footer(file: SourceFile) -> Footer | Problem:
 
 
 def _check_same_columns(files: tuple[SourceFile, ...], footers: tuple[Footer, ...]) -> None:
-    first = {column.name: column for column in columns_of(footers[0].schema)}
+    first = _kinds(files[0], footers[0])
     problems = []
     for file, footer in zip(files, footers, strict=True):
-        if footer.schema is footers[0].schema or footer.schema.equals(footers[0].schema):
+        if footer is footers[0] or (footer.schema.equals(footers[0].schema) and not file.constants):
             continue
-        here = {column.name: column for column in columns_of(footer.schema)}
+        here = _kinds(file, footer)
         for name in sorted(first.keys() ^ here.keys()):
             lacking = files[0] if name in here else file
             problems.append(
@@ -149,3 +180,9 @@ def _check_same_columns(files: tuple[SourceFile, ...], footers: tuple[Footer, ..
                 )
     if problems:
         raise DataError(list(dict.fromkeys(problems))[:20])
+
+
+def _kinds(file: SourceFile, footer: Footer) -> dict[str, Column]:
+    constants = pa.schema([(name, pa.type_for_alias(type_)) for name, type_, _ in file.constants])
+    own = {column.name: column for column in columns_of(footer.schema)}
+    return {column.name: column for column in columns_of(constants)} | own

@@ -94,7 +94,8 @@ def _piece(
     num_read = table.num_rows
     for name, type_, value in group.constants:
         if name not in table.column_names:
-            constant = pa.array([value] * num_read, pa.type_for_alias(type_))
+            plain = pa.string() if isinstance(value, str) else None
+            constant = pa.array([value] * num_read, plain).cast(pa.type_for_alias(type_))
             table = table.append_column(name, constant)
     rows = np.arange(first, first + num_read)
     if text is not None:

@@ -22,6 +22,7 @@ from heliostat.spec.data import (
     FractionSplit,
     GroupSplit,
     HashSplit,
+    SourceSplit,
     TimeSplit,
 )
 from heliostat.spec.identity import digest_of
@@ -94,6 +95,8 @@ def _assign(
     elif isinstance(split, ColumnSplit):
         codes, values = prepared.codes(split.column)
         sides = _by_name(codes[rows], values, split)
+    elif isinstance(split, SourceSplit):
+        sides = _by_source(prepared)[rows]
     else:
         assert isinstance(split, FractionSplit)
         classes = np.zeros(len(rows), np.int32)
@@ -190,6 +193,14 @@ def _by_name(
             )
     table = np.array([SIDES.index(v) if v in SIDES else NONE for v in values], np.int8)
     return table[codes]
+
+
+def _by_source(prepared: Prepared) -> npt.NDArray[Any]:
+    """The side whose source the row's file belongs to."""
+    segments = [segment for shard in prepared.segments for segment in shard]
+    sides = [SIDES.index(segment.path.partition(":")[0]) for segment in segments]
+    counts = [segment.num_rows for segment in segments]
+    return np.repeat(np.array(sides, np.int8), counts)
 
 
 def _time_of(prepared: Prepared, columns: Columns) -> npt.NDArray[Any]:

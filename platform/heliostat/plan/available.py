@@ -27,14 +27,10 @@ def _parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
     data = job.spec.data
-    if isinstance(data.source, (str, tuple)) is False:
-        yield "data.source", "Delta and Iceberg tables are"
     if data.task in ("ranking", "language"):
         yield "data.task", f"task `{data.task}` is"
     if data.ingest == "stream":
         yield "data.ingest", "streaming ingest is"
-    if data.split.method == "source":
-        yield "data.split.method", f"split `{data.split.method}` is"
     if getattr(data.split, "folds", None) is not None:
         yield "data.split.folds", "cross-validation is"
     for name, feature in (data.features or {}).items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from heliostat.spec.data import DataSpec, FractionSplit, TimeSplit
+from heliostat.catalog.catalog import Catalog
+from heliostat.spec.data import DataSpec, FractionSplit, SourceSplit, TimeSplit
 
 SIDES = ("train", "validation", "test")
 
@@ -27,9 +28,14 @@ def share_count(num_rows: int, fraction: float) -> int:
     return math.floor(num_rows * fraction + 0.5)
 
 
-def planned_counts(data: DataSpec, num_rows: int, may_drop: bool) -> SplitCounts | None:
-    """Counts from the number of rows alone; None where only the data can tell."""
-    split = data.split
+def planned_counts(data: DataSpec, catalog: Catalog, may_drop: bool) -> SplitCounts | None:
+    """Counts from the numbers of rows alone; None where only the data can tell."""
+    split, num_rows = data.split, catalog.num_rows
+    if isinstance(split, SourceSplit):
+        rows = dict.fromkeys(SIDES, 0)
+        for group in catalog.row_groups:
+            rows[group.path.partition(":")[0]] += group.num_rows
+        return SplitCounts(rows["train"], rows["validation"], rows["test"], not may_drop)
     if isinstance(split, TimeSplit):
         if isinstance(split.validation, str) or isinstance(split.test, str):
             return None

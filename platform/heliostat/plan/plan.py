@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from heliostat.catalog.catalog import Catalog, read_catalog
+from heliostat.catalog.catalog import Catalog, combined, read_catalog
 from heliostat.catalog.filter import filter_expression
 from heliostat.errors import DataError, PlanError, Problem, UnavailableError, UserError
 from heliostat.plan.available import unavailable_parts
@@ -16,6 +16,7 @@ from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
 from heliostat.plan.counts import SIDES, SplitCounts, planned_counts
 from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
 from heliostat.plan.space import Configuration, configurations, corner_settings, rungs
+from heliostat.spec.data import DataSpec, Source, SourceSplit
 from heliostat.spec.load import Job
 
 MEMORY_SHARE = 0.8
@@ -117,12 +118,10 @@ def plan_job(job: Job) -> Plan:
     if problems := unavailable_parts(job):
         raise UnavailableError(problems)
     spec = job.spec
-    source = spec.data.source
-    assert isinstance(source, (str, tuple))
-    catalog = read_catalog(source)
+    catalog = _catalog(spec.data)
     _check_filter(job, catalog)
     columns = resolve_columns(job, catalog)
-    counts = planned_counts(spec.data, catalog.num_rows, _may_drop_rows(job, columns))
+    counts = planned_counts(spec.data, catalog, _may_drop_rows(job, columns))
     if problems := list(_count_problems(job, catalog, counts)):
         raise PlanError(problems)
     width = sum(column.width for column in columns.inputs)
@@ -141,6 +140,15 @@ def plan_job(job: Job) -> Plan:
         notes=tuple(_notes(catalog, columns)),
         unchecked=_unchecked(counts),
     )
+
+
+def _catalog(data: DataSpec) -> Catalog:
+    if not isinstance(data.split, SourceSplit):
+        return read_catalog(data.source)
+    sources: dict[str, Source] = {
+        "train": data.source, "validation": data.split.validation, "test": data.split.test,
+    }  # fmt: skip
+    return combined({side: read_catalog(source) for side, source in sources.items()})
 
 
 def _check_filter(job: Job, catalog: Catalog) -> None:

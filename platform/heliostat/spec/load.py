@@ -21,6 +21,7 @@ from heliostat.spec.yaml import Document, KeyPath, Place, parse_file, parse_scal
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 PATH_KEYS: tuple[KeyPath, ...] = (
     ("data", "source"),
+    ("data", "source", "delta"),
     ("data", "split", "validation"),
     ("data", "split", "test"),
     ("storage",),

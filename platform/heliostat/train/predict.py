@@ -32,7 +32,7 @@ PREDICTION = "prediction"
 
 
 def predict(
-    model: Path, source: str | Sequence[str], target: Path, num_tasks: int,
+    model: Path, source: str | tuple[str, ...], target: Path, num_tasks: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, int]:  # fmt: skip
     """Write predictions for every row of `source` into the new folder `target`.
@@ -63,7 +63,7 @@ def predict(
 
 
 def evaluate(
-    model: Path, source: str | Sequence[str], num_tasks: int, progress: Callable[[int, int], None]
+    model: Path, source: str | tuple[str, ...], num_tasks: int, progress: Callable[[int, int], None]
 ) -> tuple[dict[str, float], dict[str, int]]:
     """All metrics of the task on `source`, exact over all its rows, and how many rows counted.
 
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def _checked_catalog(
-    model: Path, source: str | Sequence[str], needed: Sequence[str] = ()
+    model: Path, source: str | tuple[str, ...], needed: Sequence[str] = ()
 ) -> Catalog:
     catalog = read_catalog(source)
     trained = load_model(model)

@@ -13,6 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heliostat.data import units
+from heliostat.data.folds import (
+    grouped_folds,
+    hashed_folds,
+    ranked_folds,
+    roles_of,
+    timed_roles,
+)
 from heliostat.data.split import _by_group, _by_rank, _by_time, split_rows
 from heliostat.errors import DataError
 from heliostat.plan.counts import share_count
@@ -73,6 +80,65 @@ def test_no_group_is_on_two_sides(groups, validation, test, seed):
     assert abs((sides == 1).sum() - share_count(len(codes), validation)) <= biggest
     order = np.random.default_rng(seed).permutation(len(codes))
     assert np.array_equal(_by_group(codes[order], values, spec, seed), sides[order])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), min_size=10, max_size=200),
+    st.integers(2, 7),
+)
+def test_every_row_validates_once_and_folds_are_even(rows, k):
+    hashes = np.array([row[0] for row in rows], np.uint64)
+    classes = np.array([row[1] for row in rows])
+    fold = ranked_folds(hashes, classes, k)
+    roles = roles_of(fold, k)
+    assert ((roles == 1).sum(0) == 1).all() and ((roles == 0).sum(0) == k - 1).all()
+    for members in (classes >= 0, *(classes == label for label in np.unique(classes))):
+        sizes = (roles[:, members] == 1).sum(1)
+        assert sizes.max() - sizes.min() <= 1
+
+
+@given(st.lists(st.integers(0, 30), min_size=10, max_size=200), st.integers(2, 5))
+def test_folds_keep_groups_whole_and_time_in_order(values, k):
+    codes, names = np.array(values), tuple(f"g{i}" for i in range(31))
+    for folds in (grouped_folds, hashed_folds):
+        fold = folds(codes, names, 3, k)
+        assert all(len(set(fold[codes == code])) == 1 for code in set(values))
+        later = np.append(codes, codes[:3])  # the same values, and more of them
+        assert folds is grouped_folds or np.array_equal(
+            hashed_folds(later, names, 3, k)[: len(codes)], fold
+        )
+    sizes = np.bincount(grouped_folds(codes, names, 3, k), minlength=k)
+    assert sizes.max() - sizes.min() <= np.bincount(codes).max()
+    roles = timed_roles(codes, k, lambda start: start - 2)
+    for role in roles:
+        if (role == 0).any() and (role == 1).any():
+            assert codes[role == 0].max() < codes[role == 1].min() - 2
+    assert ((roles == 1).sum(0) <= 1).all()
+
+
+def test_folds_ignore_row_groups_and_leave_the_test_rows_alone(table, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in sorted(table.iterdir(), reverse=True):
+        pq.write_table(pq.read_table(path), other / path.name, row_group_size=3)
+    for method in ("random", "stratified", "hash, column: z", "time, column: when, gap: 1h"):
+        found = []
+        for folder, unit in ((table, 65_536), (other, 100)):
+            (tmp_path / "job.yaml").write_text(job_text(folder))
+            monkeypatch.setattr(units, "ROWS_PER_UNIT", unit)
+            plan = plan_of(tmp_path / "job.yaml", f"data.split={{method: {method}, folds: 4}}")
+            prepared = prepare_here(plan, tmp_path / f"prepared-{unit}", monkeypatch)
+            split = split_rows(prepared, plan.columns, plan.job.spec.data, 3)
+            z = prepared.number("z")
+            folds = [split.fold(fold).sides for fold in range(4)]
+            for fold in folds:
+                assert len(np.unique(np.concatenate(list(fold.values())))) == sum(
+                    map(len, fold.values())
+                )
+            found.append([{s: set(z[rows].tolist()) for s, rows in f.items()} for f in folds])
+        assert found[0] == found[1]
+        tests = [fold["test"] for fold in found[0]]
+        assert all(test == tests[0] and test for test in tests)
 
 
 def test_a_column_names_the_sides(tmp_path, monkeypatch):

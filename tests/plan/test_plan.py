@@ -68,12 +68,11 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
 @pytest.mark.parametrize(
     "setting",
     [
-        "data.ingest=stream", "data.split={folds: 3}",
+        "data.ingest=stream",
         "data.features.color={type: image}", "data.features.color={type: custom, class: 'a:B'}",
-        "data.source={delta: x}", "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
+        "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
         "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",
         "track.mlflow=http://x", "secrets=[TOKEN]", "cluster={address: x}", "storage=s3://bucket/runs", "scale.workers={min: 1, max: 2}",
-        "data.split={method: source, validation: a, test: b}",
     ],
 )  # fmt: skip
 def test_parts_that_are_not_built_yet_are_refused_by_name(make_job, setting):

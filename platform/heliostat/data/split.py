@@ -10,6 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.clean import CleanRows, clean_rows
+from heliostat.data.folds import (
+    Roles,
+    grouped_folds,
+    hashed_folds,
+    ranked_folds,
+    roles_of,
+    timed_roles,
+)
 from heliostat.data.hashing import Hashes, value_hashes
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
@@ -30,17 +38,22 @@ from heliostat.storage.files import publish_folder, read_json, stage_folder, wri
 
 Rows = npt.NDArray[np.int64]
 TRAIN, VALIDATION, TEST, NONE = range(4)
-MANIFEST = "split.json"
+MANIFEST, ROLES = "split.json", "roles.npy"
 MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Rows of each side, ascending, mapped into memory; `dropped` counts what was left out."""
+    """Rows of each side, ascending, mapped into memory; `dropped` counts what was left out.
+
+    With folds, no row validates here, and `roles` [folds, training rows] says what each
+    training row is in each fold.
+    """
 
     folder: Path
     sides: dict[str, Rows]
     dropped: dict[str, int]
+    roles: Roles | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -51,7 +64,15 @@ class SplitRows:
     def open(cls, folder: Path) -> SplitRows:
         """Map the split in `folder`."""
         sides = {side: np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES}
-        return cls(folder, sides, read_json(folder / MANIFEST)["dropped"])
+        roles = np.load(path, mmap_mode="r") if (path := folder / ROLES).exists() else None
+        return cls(folder, sides, read_json(folder / MANIFEST)["dropped"], roles)
+
+    def fold(self, fold: int) -> SplitRows:
+        """The split of one fold."""
+        assert self.roles is not None
+        rows, role = self.sides["train"], self.roles[fold]
+        sides = {"train": rows[role == TRAIN], "validation": rows[role == VALIDATION]}
+        return SplitRows(self.folder, sides | {"test": self.sides["test"]}, self.dropped)
 
 
 def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) -> SplitRows:
@@ -68,7 +89,8 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
             cleaned.dropped["in a gap of the time split"] = outside
         _check_all_counted(prepared, sides, cleaned)
         _check_not_empty(data, sides, cleaned)
-        _publish(final, sides, cleaned)
+        roles = _roles(prepared, columns, data, seed, sides["train"])
+        _publish(final, sides, cleaned, roles)
     return SplitRows.open(final)
 
 
@@ -84,6 +106,8 @@ def _assign(
 ) -> dict[str, Rows]:
     rows = cleaned.rows
     split = data.split
+    if getattr(split, "folds", None) is not None:
+        split = split.model_copy(update={"validation": 0.0})  # folds take its place
     if isinstance(split, TimeSplit):
         sides = _by_time(_time_of(prepared, columns)[rows], split)
     elif isinstance(split, HashSplit):
@@ -266,7 +290,9 @@ def _check_all_counted(prepared: Prepared, sides: dict[str, Rows], cleaned: Clea
 
 def _check_not_empty(data: DataSpec, sides: dict[str, Rows], cleaned: CleanRows) -> None:
     for side, rows in sides.items():
-        wanted = side == "train" or getattr(data.split, side, 0) not in (0, 0.0)
+        in_folds = side == "validation" and getattr(data.split, "folds", None) is not None
+        asked = not in_folds and getattr(data.split, side, 0) not in (0, 0.0)
+        wanted = side == "train" or asked
         if wanted and len(rows) == 0:
             dropped = sum(cleaned.dropped.values())
             raise DataError(
@@ -279,11 +305,48 @@ def _check_not_empty(data: DataSpec, sides: dict[str, Rows], cleaned: CleanRows)
             )
 
 
-def _publish(final: Path, sides: dict[str, Rows], cleaned: CleanRows) -> None:
+def _roles(
+    prepared: Prepared, columns: Columns, data: DataSpec, seed: int, rows: Rows
+) -> Roles | None:
+    """Who validates in which fold, of the rows that are not for test; None without folds."""
+    split = data.split
+    num_folds = getattr(split, "folds", None)
+    if num_folds is None:
+        return None
+    if isinstance(split, TimeSplit):
+        times = _time_of(prepared, columns)[rows]
+        ordered = np.sort(times)
+        roles = timed_roles(times, num_folds, lambda start: _gap_start(ordered, start, split.gap))
+    elif isinstance(split, (GroupSplit, HashSplit)):
+        codes, values = prepared.codes(split.column)
+        folds = grouped_folds if isinstance(split, GroupSplit) else hashed_folds
+        roles = roles_of(folds(codes[rows], values, seed, num_folds), num_folds)
+    else:
+        classes = np.zeros(len(rows), np.int32)
+        if split.method == "stratified":
+            classes = prepared.codes(data.target)[0][rows]
+        hashes = prepared.hashes(seed)[rows]
+        roles = roles_of(ranked_folds(hashes, classes, num_folds), num_folds)
+    for fold, role in enumerate(roles):
+        for side, number in (("training", TRAIN), ("validation", VALIDATION)):
+            if not (role == number).any():
+                raise DataError(
+                    Problem(
+                        "data.split.folds",
+                        f"fold {fold + 1} of {num_folds} has no {side} row",
+                        "take fewer folds",
+                    )
+                )
+    return roles
+
+
+def _publish(final: Path, sides: dict[str, Rows], cleaned: CleanRows, roles: Roles | None) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     stage = stage_folder(final.parent)
     for side, rows in sides.items():
         np.save(stage / f"{side}.npy", rows.astype(np.int64))
+    if roles is not None:
+        np.save(stage / ROLES, roles)
     counts = {side: len(rows) for side, rows in sides.items()}
     write_json(stage / MANIFEST, {"rows": counts, "dropped": cleaned.dropped})
     publish_folder(stage, final)

@@ -31,8 +31,6 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
         yield "data.task", f"task `{data.task}` is"
     if data.ingest == "stream":
         yield "data.ingest", "streaming ingest is"
-    if getattr(data.split, "folds", None) is not None:
-        yield "data.split.folds", "cross-validation is"
     for name, feature in (data.features or {}).items():
         if isinstance(feature, (ImageFeature, AudioFeature, CustomFeature)):
             yield f"data.features.{name}", f"features of type `{feature.type}` are"

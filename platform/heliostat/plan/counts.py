@@ -44,6 +44,10 @@ def planned_counts(data: DataSpec, catalog: Catalog, may_drop: bool) -> SplitCou
         validation, test = split.validation, split.test
     else:
         return None
+    if split.folds is not None:  # of one fold; by time, each trains on less than the next
+        num_test = share_count(num_rows, test) if isinstance(test, float) else 0
+        num_validation = (num_rows - num_test) // (split.folds + (split.method == "time"))
+        return SplitCounts(num_rows - num_test - num_validation, num_validation, num_test, False)
     num_validation, num_test = share_count(num_rows, validation), share_count(num_rows, test)
     exact = split.method in ("random", "stratified") and not may_drop
     return SplitCounts(num_rows - num_validation - num_test, num_validation, num_test, exact)

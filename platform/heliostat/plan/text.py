@@ -62,6 +62,12 @@ def _split(plan: Plan) -> str:
     split, counts = plan.job.spec.data.split, plan.counts
     if counts is None:
         return f"{split.method}: by values"
+    folds = getattr(split, "folds", None)
+    if folds is not None:
+        return (
+            f"{split.method}: {folds} folds, about {counts.train:,} train + "
+            f"{counts.validation:,} validation each; {counts.test:,} test"
+        )
     bound = "" if counts.exact else ", each at most, before cleaning"
     return (
         f"{split.method}: {counts.train:,} train + {counts.validation:,} validation "

@@ -52,12 +52,13 @@ def _curves(axis: Axes, rows: Sequence[Row], name: str, by_trial: bool) -> None:
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         if row.get(name) is not None:
-            curves[str(row.get("trial", "")) if by_trial else ""].append((row["step"], row[name]))
+            curve = row.get("trial") if by_trial else row.get("fold")
+            curves[str(curve)].append((row["step"], row[name]))
     for points in list(curves.values())[:MAX_CURVES]:
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) < 40 and name.startswith("validation") else None
         color = WARM if name.startswith("validation") else ACCENT
-        alpha = 0.55 if by_trial else 1.0
+        alpha = 0.55 if len(curves) > 1 else 1.0
         axis.plot(steps, values, color=color, lw=1.6, marker=marker, ms=3, alpha=alpha)
     axis.set_title(name, loc="left", fontsize=11)
     axis.set_xlabel("step")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -48,6 +49,7 @@ def render_page(folder: RunFolder, result: Result) -> str:
         sides=[side for side in ("train", "validation", "test") if side in result.metrics],
         names=list(next(iter(result.metrics.values()), {})),
         figures=[Markup(figure) for figure in _figures(folder, result, rows, trials)],
+        spread=lambda name: _deviation([fold[name] for fold in result.folds]),
         trials=trials[:MAX_TRIAL_ROWS],
         num_trials=len(trials),
         keys=list(trials[0]["config"]) if trials else [],
@@ -100,6 +102,11 @@ def _trial_rows(folder: RunFolder) -> list[dict[str, Any]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             rows.append(json.loads(line))
     return rows
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return stdev(known) if len(known) > 1 else None
 
 
 def _phases(result: Result) -> list[tuple[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ class Result:
 
     `metrics[side][name]` with side in train, validation, test; `best` the winning
     configuration and its trial (None without a sweep); `rows` and `cleaning` count rows;
-    `seconds` and `hours` say what each phase took; `digests` identify data, code and job.
+    `seconds` and `hours` say what each phase took; `digests` identify data, code and job;
+    `folds` holds the validation metrics of each fold, `metrics["validation"]` their means.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Result:
     versions: Mapping[str, str]
     digests: Mapping[str, str]
     trials: Mapping[str, int] = field(default_factory=dict)
+    folds: Sequence[Mapping[str, Any]] = ()
 
     @property
     def score(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,7 @@ class _Outcome:
     busy_seconds: float
     best: dict[str, Any] | None = None
     trials: dict[str, int] = field(default_factory=dict)
+    folds: Sequence[Mapping[str, float]] = ()
 
 
 class _Run:
@@ -172,7 +173,9 @@ class _Run:
                 group = build_group(self.spec, self._ray_folder)
                 group.start()
             finished = drive(group, assignment, self.record, watch)
-        return _Outcome(finished.metrics, finished.details, finished.seconds["train"])
+        return _Outcome(
+            finished.metrics, finished.details, finished.seconds["train"], folds=finished.folds
+        )
 
     def _start_early(self, cluster: Cluster) -> WorkerGroup | None:
         """Workers take seconds to come up: start them before the data is prepared, unless they
@@ -287,6 +290,7 @@ class _Run:
                 "job": self.claim.identity,
             },
             trials=outcome.trials,
+            folds=outcome.folds,
         )
         result.save(self.folder.path)
         write_json(self.folder.path / "details.json", outcome.details)

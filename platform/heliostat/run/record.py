@@ -102,7 +102,8 @@ class RunRecord:
         elif isinstance(event, Validated):
             self._row(when, event)
             best = "  best" if event.improved else ""
-            self.console.line(f"valid {event.step}  {metric_text(event.metrics)}{best}")
+            place = f"{event.fold}, {event.step}" if event.fold else str(event.step)
+            self.console.line(f"valid {place}  {metric_text(event.metrics)}{best}")
         elif isinstance(event, Committed):
             self.console.line(f"committed step {event.step}")
         elif isinstance(event, (Stopped, Finished)):
@@ -135,7 +136,8 @@ class RunRecord:
 
     def _stepped(self, event: Stepped, when: float) -> None:
         self._row(when, event)
-        self.progress(event.step / event.num_steps)
+        done, fold = event.step / event.num_steps, event.fold
+        self.progress(done if fold is None else (fold.index + done) / (fold.num_folds + 1))
         eta = self._state["eta_seconds"]
         text = (
             f"loss {number_text(event.loss)}  lr {event.learning_rate:.1e}  "
@@ -143,6 +145,8 @@ class RunRecord:
         )
         if eta is not None:
             text += f"  eta {duration_text(eta)}"
+        if fold is not None:
+            text = f"{fold}  {text}"
         self.console.step(event.step, event.num_steps, text)
 
     def _row(self, when: float, event: Stepped | Validated) -> None:

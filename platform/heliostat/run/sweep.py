@@ -86,9 +86,9 @@ def tune_job(
         drive(group, assignment, record, watch)
     shutil.rmtree(folder.model, ignore_errors=True)
     shutil.copytree(models / best.id, folder.model)
-    metrics, details = ray.get(
-        _score_best.remote(replace(assignment, model_folder=str(folder.model)))
-    )
+    metrics, details = ray.get(_score_best.remote(assignment, str(folder.model)))
+    if "validation" not in metrics:  # the folds' means
+        metrics = {**metrics, "validation": best.metrics}
     own = [r for r in ledger.records.values() if r.run == folder.reference]
     busy = sum(record.seconds for record in own)
     return SweepOutcome(best, metrics, details, len(trials) - known, known, busy)
@@ -136,9 +136,9 @@ def _concurrency(plan: Plan, cluster: Cluster) -> int:
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _score_best(assignment: Assignment) -> tuple[Any, Any]:
+def _score_best(assignment: Assignment, model_folder: str) -> tuple[Any, Any]:
     """Metrics of the best model on every side, in a worker."""
-    model = load_model(Path(assignment.model_folder))
+    model = load_model(Path(model_folder))
     return final_metrics(assignment.spec, open_data(assignment), model.predictor, SoloWorld())
 
 

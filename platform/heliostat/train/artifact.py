@@ -60,7 +60,9 @@ class TrainedModel:
 
 
 def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> None:
-    """Publish the model folder of a finished training."""
+    """Publish the model folder of a finished training, unless nobody wants it."""
+    if assignment.model_folder is None:
+        return
     folder = Path(assignment.model_folder)
     spec = assignment.spec
     stage = stage_folder(folder.parent)

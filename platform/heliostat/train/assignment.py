@@ -35,7 +35,8 @@ class RunPlace:
 class Assignment:
     """A training to be done. `place` is None for a trial, which keeps only its best weights;
     `final` asks for metrics on every side, else only validation is scored; `model_folder` is
-    where the finished model is published.
+    where the finished model is published, if it is kept. `fold` is the one to validate on, of
+    a job with folds.
     """
 
     job: Mapping[str, Any]
@@ -44,9 +45,10 @@ class Assignment:
     data_digest: str
     code: str | None
     code_digest: str
-    model_folder: str
+    model_folder: str | None
     place: RunPlace | None = None
     final: bool = True
+    fold: int | None = None
 
     @cached_property
     def spec(self) -> JobSpec:
@@ -90,6 +92,7 @@ def open_data(assignment: Assignment) -> OpenData:
             spec.data.model_dump(mode="json", by_alias=True, exclude={"source"}),
             spec.model.kind,
             spec.seed,
+            assignment.fold,
         ]
     )
     return _opened(key, _Unhashed(assignment))
@@ -114,6 +117,8 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     spec = assignment.spec
     prepared = Prepared.open(Path(assignment.prepared))
     split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
+    if assignment.fold is not None:
+        split = split.fold(assignment.fold)
     encoder, touched = fit_encoder(prepared, assignment.columns, spec, split.sides["train"])
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):

@@ -64,7 +64,8 @@ def train_boosted(
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
     metrics, details = final_metrics(spec, data, predictor, world, sides)
     score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
-    yield Finished(trainer.round, metrics, score, details)
+    progress = predictor.booster.num_boosted_rounds()
+    yield Finished(trainer.round, metrics, score, details, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ class _Trainer:
     def _evaluate(self) -> Iterator[Event]:
         yield self._kept(self._training_loss())
         if self.matrices.validation is None:
+            self.clock = time.perf_counter()
             return
         rows = self.data.rows("validation")
         mine = rank_slice(len(rows), self.world.rank, self.world.size)

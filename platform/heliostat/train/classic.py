@@ -53,8 +53,9 @@ def train_classic(assignment: Assignment, data: OpenData) -> Iterator[Event]:
     validation = metrics.get("validation", {})
     score = validation.get(spec.objective_metric, float("nan"))
     chosen = {name: validation.get(name, float("nan")) for name in evaluated_metrics(spec)}
-    yield Validated(1, 1.0, 1, chosen, score, True)
-    yield Finished(1, metrics, score, details)
+    if validation:
+        yield Validated(1, 1.0, 1, chosen, score, True)
+    yield Finished(1, metrics, score, details, progress=1)
 
 
 def _check_memory(assignment: Assignment, need: MemoryNeed) -> None:

@@ -19,6 +19,22 @@ class Resumed:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Which training of a cross-validation: fold 0 to `num_folds` - 1, then the final one."""
+
+    index: int
+    num_folds: int
+
+    def __str__(self) -> str:
+        is_final = self.index == self.num_folds
+        return "all folds" if is_final else f"fold {self.index + 1}/{self.num_folds}"
+
+
+def _fold(fold: Fold | None) -> dict[str, int]:
+    return {} if fold is None else {"fold": fold.index}
+
+
+@dataclass(frozen=True)
 class Stepped:
     """A logged step (or boosting round): its own mean loss, and the pace."""
 
@@ -28,6 +44,7 @@ class Stepped:
     loss: float
     learning_rate: float
     rows_per_second: float
+    fold: Fold | None = None
 
     def row(self) -> dict[str, Any]:
         """As the metric log holds it."""
@@ -37,6 +54,7 @@ class Stepped:
             "train/loss": self.loss,
             "learning_rate": self.learning_rate,
             "rows_per_second": self.rows_per_second,
+            **_fold(self.fold),
         }
 
 
@@ -50,11 +68,12 @@ class Validated:
     metrics: Mapping[str, float]
     score: float
     improved: bool
+    fold: Fold | None = None
 
     def row(self) -> dict[str, Any]:
         """As the metric log holds it."""
         values = {f"validation/{name}": value for name, value in self.metrics.items()}
-        return {"step": self.step, "epoch": self.epoch, **values}
+        return {"step": self.step, "epoch": self.epoch, **values, **_fold(self.fold)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,8 @@ class Stopped:
 @dataclass(frozen=True)
 class Finished:
     """The model is trained. `metrics[side]` holds all metrics of the task; `details` what the
-    report draws (confusion counts, residuals).
+    report draws (confusion counts, residuals). `progress` is the best length in the model's
+    own unit; `folds` the metrics of each fold on its validation rows.
     """
 
     step: int
@@ -83,6 +103,8 @@ class Finished:
     score: float
     details: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    progress: int = 0
+    folds: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from heliostat.parallel.world import World
 from heliostat.train.assignment import Assignment, open_data
 from heliostat.train.checkpoint import Checkpoints, CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import Control
+from heliostat.train.crossval import cross_validation
 from heliostat.train.events import Event, Finished
 
 
@@ -23,6 +25,17 @@ def train_events(
         UserError: the data, now that it is seen, does not fit the job.
         TrainError: training met something that a restart would meet again.
     """
+    num_folds = getattr(assignment.spec.data.split, "folds", None)
+    if num_folds is None:
+        return training(assignment, world, control)
+    train = partial(training, world=world, control=control)
+    return cross_validation(assignment, num_folds, train, keeps_notes=world.rank == 0)
+
+
+def training(
+    assignment: Assignment, world: World, control: Control
+) -> Generator[Event, None, None]:
+    """One training: of a job without folds, of a fold, or of all of them at last."""
     started = time.perf_counter()
     data = open_data(assignment)
     opened = time.perf_counter()

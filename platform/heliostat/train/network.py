@@ -48,14 +48,17 @@ def train_network(
         step = event.step
         if isinstance(event, Stopped):
             return
+    best_step = step
     if spec.train.early_stopping is not None and (best := checkpoints.best()) is not None:
         load_weights(model, best.folder / WEIGHTS)
+        best_step = best.step
     if world.rank == 0:
         save_model(assignment, data, predictor)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
     metrics, details = final_metrics(spec, data, predictor, world, sides)
     score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
-    yield Finished(step, metrics, score, details)
+    best_progress = best_step // task.steps_per_unit
+    yield Finished(step, metrics, score, details, progress=best_progress)
 
 
 def _task(

@@ -1,0 +1,159 @@
+"""Cross-validation: one training a fold, then one on all rows that are not kept for test.
+
+A finished fold leaves a note beside its checkpoints, so that a resumed run goes on with the
+next. The final training has no validation rows: with early stopping it is as long as the
+folds' best lengths on average.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heliostat.errors import ArtifactError
+from heliostat.storage.files import read_json, write_json
+from heliostat.storage.lease import check_token
+from heliostat.train.assignment import Assignment, RunPlace
+from heliostat.train.events import Event, Finished, Fold, Resumed, Stepped, Stopped, Validated
+
+Train = Callable[[Assignment], Generator[Event, None, None]]
+Rows = list[Mapping[str, Any]]
+
+
+def cross_validation(
+    assignment: Assignment, num_folds: int, train: Train, keeps_notes: bool
+) -> Generator[Event, None, None]:
+    """The events of all trainings. The last one is `Finished`, whose validation metrics are
+    the folds' means, or `Stopped`. One rank of all keeps notes.
+    """
+    history: Rows = []
+    folds: list[_FoldResult] = []
+    for index in range(num_folds):
+        part = _part(assignment, index)
+        result = _known(part)
+        if result is None:
+            result = yield from _train_fold(part, Fold(index, num_folds), train, history)
+            if result is None:
+                return
+            if keeps_notes:
+                _keep(part, result)
+        else:
+            history += result.history
+            yield Resumed(0, (), tuple(history))
+        folds.append(result)
+    final = replace(_of_length(assignment, folds), place=_place(assignment, "final"))
+    for event in train(final):
+        if isinstance(event, Finished):
+            event = _summary(event, folds, assignment)
+        yield _labelled(event, Fold(num_folds, num_folds), history)
+        if isinstance(event, Stopped):
+            return
+
+
+@dataclass(frozen=True)
+class _FoldResult:
+    metrics: Mapping[str, float]
+    progress: int
+    seconds: float
+    history: Rows
+
+
+def _train_fold(
+    part: Assignment, fold: Fold, train: Train, history: Rows
+) -> Generator[Event, None, _FoldResult | None]:
+    """Pass the events of a fold on, less its end; None if it was stopped."""
+    own: Rows = []
+    for event in train(part):
+        if isinstance(event, Finished):
+            metrics = event.metrics["validation"]
+            result = _FoldResult(metrics, event.progress, event.seconds["train"], own)
+            history += own
+            return result
+        labelled = _labelled(event, fold, history)
+        if isinstance(labelled, Resumed):
+            own = [row for row in labelled.history if row.get("fold") == fold.index]
+        elif isinstance(labelled, (Stepped, Validated)):
+            own.append(labelled.row())
+        yield labelled
+        if isinstance(event, Stopped):
+            return None
+    return None
+
+
+def _labelled(event: Event, fold: Fold, history: Rows) -> Event:
+    """The event with its fold; a fold's history follows that of the folds before."""
+    if isinstance(event, Resumed):
+        rows = tuple({**row, "fold": fold.index} for row in event.history)
+        return replace(event, history=(*history, *rows))
+    if isinstance(event, (Stepped, Validated)):
+        return replace(event, fold=fold)
+    return event
+
+
+def _part(assignment: Assignment, fold: int) -> Assignment:
+    return replace(
+        assignment, fold=fold, final=False, model_folder=None,
+        place=_place(assignment, f"fold-{fold}"),
+    )  # fmt: skip
+
+
+def _place(assignment: Assignment, name: str) -> RunPlace | None:
+    place = assignment.place
+    if place is None:
+        return None
+    return replace(place, checkpoints=str(Path(place.checkpoints) / name))
+
+
+def _note(part: Assignment) -> Path | None:
+    return None if part.place is None else Path(f"{part.place.checkpoints}.json")
+
+
+def _known(part: Assignment) -> _FoldResult | None:
+    """The result of a fold that an earlier attempt finished with the same data and code."""
+    note = _note(part)
+    try:
+        value = read_json(note) if note is not None else None
+    except ArtifactError:
+        return None
+    if value is None or value["digests"] != part.digests:
+        return None
+    return _FoldResult(value["metrics"], value["progress"], value["seconds"], value["history"])
+
+
+def _keep(part: Assignment, result: _FoldResult) -> None:
+    """Note the fold as finished; its checkpoints are not needed any more."""
+    note = _note(part)
+    if note is None or part.place is None:
+        return
+    check_token(Path(part.place.lease), part.place.token)
+    write_json(note, vars(result) | {"digests": part.digests})
+    shutil.rmtree(part.place.checkpoints, ignore_errors=True)
+
+
+def _of_length(assignment: Assignment, folds: Sequence[_FoldResult]) -> Assignment:
+    """Without early stopping, which needs validation rows."""
+    spec = assignment.spec
+    if spec.train.early_stopping is None:
+        return assignment
+    length = max(1, round(sum(fold.progress for fold in folds) / len(folds)))
+    train = dict(assignment.job["train"]) | {spec.unit: length, "early_stopping": None}
+    return replace(assignment, job=dict(assignment.job) | {"train": train})
+
+
+def _summary(event: Finished, folds: Sequence[_FoldResult], assignment: Assignment) -> Finished:
+    """The final training's end, with the folds' means as validation metrics."""
+    names = folds[0].metrics
+    means = {name: float(np.mean([fold.metrics[name] for fold in folds])) for name in names}
+    seconds = event.seconds["train"] + sum(fold.seconds for fold in folds)
+    return replace(
+        event,
+        metrics={**event.metrics, "validation": means},
+        score=means[assignment.spec.objective_metric],
+        seconds={**event.seconds, "train": seconds},
+        folds=tuple(fold.metrics for fold in folds),
+    )

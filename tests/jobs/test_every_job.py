@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 SMALL = {
+    "crossval": ["model.max_iter=30"],
     "custom": ["train.epochs=1"],
     "digits": ["model.n_estimators=20"],
     "mlp": ["train.epochs=1"],
@@ -34,7 +35,7 @@ def sources(flights, tmp_path_factory):
         sys.path.remove(str(ROOT / "jobs"))
     path = tmp_path_factory.mktemp("digits") / "digits.parquet"
     write_digits(path)
-    return {"digits": str(path)}, str(flights)
+    return {"digits": str(path), "crossval": str(path)}, str(flights)
 
 
 def source_of(path, sources) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from heliostat.data.clean import clean_rows
 from heliostat.data.encode import FIRST_VALUE, MISSING, UNKNOWN, Encoder
-from heliostat.data.fit import fit_encoder, moments_of
+from heliostat.data.fit import fit_encoder
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.reader import EpochBatches, RowReader
 from heliostat.errors import DataError
@@ -126,15 +126,6 @@ def test_an_infinite_number_is_missing_and_counted(tmp_path, monkeypatch):
     pq.write_table(pa.table({"a": values, "late": values > 2}), tmp_path / "d" / "1.parquet")
     _, prepared = prepared_with(tmp_path, monkeypatch, "{a: number}")
     assert prepared.infinite == {"a": 20} and np.isnan(prepared.number("a")).sum() == 20
-
-
-def test_moments_merge_to_numpys(monkeypatch):
-    values = np.random.default_rng(0).normal(1e6, 1, 10_000).astype(np.float32)
-    values[::7] = np.nan
-    monkeypatch.setattr("heliostat.data.fit.CHUNK_ROWS", 101)
-    moments = moments_of(values)
-    assert moments.mean == pytest.approx(np.nanmean(values.astype(float)), rel=1e-12)
-    assert moments.deviation == pytest.approx(np.nanstd(values.astype(float)), rel=1e-9)
 
 
 def test_a_column_without_a_value_in_training_is_named(tmp_path, monkeypatch, source):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from heliostat.catalog.columns import Footer
@@ -99,6 +98,8 @@ def _read(
 
 
 def _possible(location: str, indices: Sequence[int], keep: pc.Expression) -> Sequence[int]:
+    import pyarrow.dataset as ds  # loads pandas, which plans have no use for
+
     place = place_of(location)
     fragment = ds.ParquetFileFormat().make_fragment(
         place.path, place.filesystem, row_groups=list(indices)

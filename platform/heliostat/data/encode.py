@@ -55,9 +55,8 @@ class TextTransform:
     max_tokens: int
     weights: tuple[float, ...]
 
-    def encode(self, words: Words, rows: npt.NDArray[np.int64] | None) -> Floats:
+    def encode(self, words: Words, rows: npt.NDArray[np.int64]) -> Floats:
         """[rows, buckets] float32."""
-        rows = np.arange(len(words.offsets) - 1) if rows is None else rows
         counts = np.empty((len(rows), len(self.weights)), np.float32)
         for start in range(0, len(rows), TEXT_ROWS_AT_ONCE):
             part = rows[start : start + TEXT_ROWS_AT_ONCE]
@@ -137,6 +136,20 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @classmethod
+    def empty(cls, num_rows: int, encoder: Encoder) -> Inputs:
+        """Room for rows to be read into."""
+        numbers = np.empty((num_rows, encoder.num_numbers), np.float32)
+        return cls(numbers, np.empty((num_rows, len(encoder.categories)), np.int32))
+
+    def slice(self, start: int, stop: int) -> Inputs:
+        """A view of consecutive rows."""
+        return Inputs(self.numbers[start:stop], self.categories[start:stop])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Inputs:
+        """Copies of some rows, in their order."""
+        return Inputs(self.numbers.take(rows, axis=0), self.categories.take(rows, axis=0))
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -183,7 +196,10 @@ class Encoder:
 
     def encode(self, packed: Packed, rows: npt.NDArray[np.int64] | None = None) -> Inputs:
         """Encode rows of a packed batch; all of them without `rows`."""
-        return BoundEncoder(self, packed).inputs(rows)
+        rows = np.arange(packed.num_rows) if rows is None else rows
+        inputs = Inputs.empty(len(rows), self)
+        BoundEncoder(self, packed).read(rows, inputs)
+        return inputs
 
 
 class BoundEncoder:
@@ -200,23 +216,21 @@ class BoundEncoder:
             for c in encoder.categories
         ]
 
-    def inputs(self, rows: npt.NDArray[np.int64] | None) -> Inputs:
-        """The encoded rows."""
-        num_rows = self.packed.num_rows if rows is None else len(rows)
-        parts, marks = [np.empty((num_rows, 0), np.float32)], []
+    def read(self, rows: npt.NDArray[np.int64], into: Inputs) -> None:
+        """Encode `rows` into `into`."""
+        at = 0
+        rest: list[npt.NDArray[Any]] = []
         for block in self._blocks:
-            values, missing = block(rows)
-            parts.append(values)
-            marks.append(missing)
-        parts += marks
-        parts += [text.encode(self.packed.texts[text.name], rows) for text in self.encoder.texts]
-        parts = [part for part in parts if part.shape[1]] or parts[:1]
-        numbers = parts[0] if len(parts) == 1 else np.concatenate(parts, 1, dtype=np.float32)
-        categories = np.empty((num_rows, len(self._tables)), np.int32)
+            end = at + block.width
+            rest.append(block.read(rows, into.numbers[:, at:end]))
+            at = end
+        rest += [text.encode(self.packed.texts[text.name], rows) for text in self.encoder.texts]
+        for part in rest:
+            end = at + part.shape[1]
+            into.numbers[:, at:end] = part
+            at = end
         for i, (codes, table) in enumerate(self._tables):
-            picked = codes if rows is None else codes[rows]
-            categories[:, i] = table[picked] if len(table) else UNKNOWN
-        return Inputs(np.ascontiguousarray(numbers, np.float32), categories)
+            into.categories[:, i] = table[codes[rows]] if len(table) else UNKNOWN
 
 
 class _Block:
@@ -224,6 +238,7 @@ class _Block:
 
     def __init__(self, packed: Packed, transforms: Sequence[NumberTransform]) -> None:
         names, parts = [t.name for t in transforms], [t.part for t in transforms]
+        self.width = len(transforms)
         self._gather = gather_of(packed, names, parts)
         type_ = np.float64 if parts[0].startswith(("exact", "time")) else np.float32
         self._fill = np.array([np.nan if t.fill is None else t.fill for t in transforms], type_)
@@ -235,14 +250,16 @@ class _Block:
         self._scaled = bool((self._offset != 0).any() or (self._scale != 1).any())
         self._indicators = [i for i, t in enumerate(transforms) if t.indicator]
 
-    def __call__(self, rows: npt.NDArray[np.int64] | None) -> tuple[Floats, npt.NDArray[Any]]:
-        """[rows, numbers] float32, and which of those with an indicator are missing."""
+    def read(self, rows: npt.NDArray[np.int64], into: Floats) -> npt.NDArray[np.bool_]:
+        """Fill [rows, numbers]; tell which of those with an indicator are missing."""
         values = self._gather(rows)
         if self._clipped:
             np.clip(values, self._low, self._high, out=values)
         missing = np.isnan(values)
         if missing.any():
-            values = np.where(missing, self._fill, values)
+            np.copyto(values, self._fill, where=missing)
         if self._scaled:
-            values = (values - self._offset) / self._scale
-        return values.astype(np.float32, copy=False), missing[:, self._indicators]
+            values -= self._offset
+            values /= self._scale
+        into[...] = values
+        return missing[:, self._indicators]

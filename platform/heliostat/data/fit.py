@@ -1,12 +1,7 @@
-"""Fit transforms on the training rows, and on no others.
-
-Moments are merged chunk by chunk in row order (Chan, Golub and LeVeque, 1979) in float64, so
-that no bit depends on who computed what.
-"""
+"""Fit transforms on the training rows, and on no others."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,73 +19,32 @@ from heliostat.data.encode import (
     TextTransform,
     bucket_codes,
 )
+from heliostat.data.moments import Moments, part_moments
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
 from heliostat.plan.inputs import InputColumn
 from heliostat.spec.job import JobSpec
 
-CHUNK_ROWS = 262_144
 MAX_CATEGORIES = 1_000_000
 Rows = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Count, mean, sum of squared deviations and range of a column's present values."""
-
-    count: int
-    mean: float
-    squares: float
-    low: float
-    high: float
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both together."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        return Moments(
-            count,
-            self.mean + delta * other.count / count,
-            self.squares + other.squares + delta * delta * self.count * other.count / count,
-            min(self.low, other.low),
-            max(self.high, other.high),
-        )
-
-    @property
-    def deviation(self) -> float:
-        """The population's standard deviation."""
-        return math.sqrt(self.squares / self.count) if self.count else 0.0
-
-
-def moments_of(values: npt.NDArray[np.floating]) -> Moments:
-    """Moments of the values that are not NaN."""
-    total = Moments(0, 0.0, 0.0, math.inf, -math.inf)
-    for start in range(0, len(values), CHUNK_ROWS):
-        chunk = values[start : start + CHUNK_ROWS].astype(np.float64)
-        chunk = chunk[~np.isnan(chunk)]
-        if len(chunk):
-            mean = float(chunk.mean())
-            squares = float(((chunk - mean) ** 2).sum())
-            total = total.merge(
-                Moments(len(chunk), mean, squares, float(chunk.min()), float(chunk.max()))
-            )
-    return total
-
-
 def fit_encoder(
-    prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows
+    prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows, known: Moments | None = None
 ) -> tuple[Encoder, dict[str, int]]:
     """The encoder of a job, fitted on the rows `train`; and in how many of them it changes what,
-    in words.
+    in words. `known` are the moments of all plain numbers in those rows, if known already.
 
     Raises:
         DataError: a column holds no value in training, or classes do not fit the task.
     """
+    if known is None:
+        labels = np.full(prepared.num_rows, -1, np.int16)
+        labels[train] = 0
+        (known,) = part_moments(prepared, labels, 1)
     numbers = [
-        _fit_number(prepared, column, part, train)
+        _fit_number(prepared, column, part, train, known)
         for column in columns.inputs
         if column.kind in ("number", "time", "vector")
         for part in parts_of(column)
@@ -135,10 +89,26 @@ def _part(fitted: _Fitted) -> str:
     return fitted.transform.part if isinstance(fitted.transform, NumberTransform) else ""
 
 
-def _fit_number(prepared: Prepared, column: InputColumn, part: str, train: Rows) -> _Fitted:
-    values = prepared.values(column.name, part)[train]
-    present = values[~np.isnan(values)]
-    if len(present) == 0:
+def _fit_number(
+    prepared: Prepared, column: InputColumn, part: str, train: Rows, known: Moments
+) -> _Fitted:
+    touched = {}
+    low = high = None
+    present = None
+    if part or column.clip_low is not None or column.missing in ("median", "most_frequent"):
+        values = prepared.values(column.name, part)[train]
+        present = values[~np.isnan(values)]
+        if column.clip_low is not None and column.clip_high is not None and len(present):
+            low, high = map(float, np.quantile(present, [column.clip_low, column.clip_high]))
+            clipped = np.clip(present, *np.array([low, high], present.dtype))
+            what = f"{column.name}: outliers clipped to {low:g} .. {high:g} in training"
+            touched[what] = int((clipped != present).sum())
+            present = clipped
+        moments, place = Moments.of(present[:, None]), 0
+    else:
+        moments, place = known, prepared.shards[0].number_names.index(column.name)
+    count = int(moments.count[place])
+    if count == 0:
         raise DataError(
             Problem(
                 f"data.features.{column.name}",
@@ -146,54 +116,39 @@ def _fit_number(prepared: Prepared, column: InputColumn, part: str, train: Rows)
                 f"write `{column.name}: ignore`",
             )
         )
-    touched = {}
-    low, high = _clip_bounds(column, present)
-    if low is not None and high is not None:
-        clipped = np.clip(present, *np.array([low, high], present.dtype))
-        what = f"{column.name}: outliers clipped to {low:g} .. {high:g} in training"
-        touched[what] = int((clipped != present).sum())
-        present = clipped
-    moments = moments_of(present)
-    fill = _fill_value(column, present, moments)
+    mean, deviation = float(moments.mean[place]), float(moments.deviation[place])
+    least, most = float(moments.low[place]), float(moments.high[place])
+    fill = _fill_value(column, present, mean)
     if fill is not None and column.missing != "drop":
         note = f"{column.name}: missing values filled with {fill:g} in training"
-        touched[note] = len(values) - len(present)
+        touched[note] = len(train) - count
     offset, divisor = 0.0, 1.0
     if column.scale == "standard":
-        offset, divisor = moments.mean, moments.deviation
+        offset, divisor = mean, deviation
     elif column.scale == "min_max":
-        offset, divisor = moments.low, moments.high - moments.low
+        offset, divisor = least, most - least
     transform = NumberTransform(
         # A constant column becomes zero, not NaN.
         column.name, fill, offset, divisor or 1.0, low, high, column.indicator, part
     )  # fmt: skip
-    constant = moments.low == moments.high and (fill == moments.low or len(present) == len(values))
+    constant = least == most and (fill == least or count == len(train))
     return _Fitted(transform, constant and not column.indicator, touched)
 
 
-def _clip_bounds(
-    column: InputColumn, present: npt.NDArray[np.floating]
-) -> tuple[float | None, float | None]:
-    if column.clip_low is None or column.clip_high is None:
-        return None, None
-    low, high = np.quantile(present, [column.clip_low, column.clip_high])
-    return float(low), float(high)
-
-
 def _fill_value(
-    column: InputColumn, present: npt.NDArray[np.floating], moments: Moments
+    column: InputColumn, present: npt.NDArray[np.floating] | None, mean: float
 ) -> float | None:
     if column.missing == "keep":
         return None
     if column.missing == "constant":
         assert isinstance(column.constant, (int, float))
         return float(column.constant)
-    if column.missing == "median":
+    if present is not None and column.missing == "median":
         return float(np.median(present))
-    if column.missing == "most_frequent":
+    if present is not None and column.missing == "most_frequent":
         candidates, counts = np.unique(present, return_counts=True)
         return float(candidates[np.argmax(counts)])
-    return moments.mean  # also what `drop` leaves to `predict`
+    return mean  # also what `drop` leaves to `predict`
 
 
 def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted:
@@ -257,10 +212,10 @@ def _fit_target(
 ) -> TargetTransform:
     name = columns.target.name
     if spec.data.task == "regression":
-        moments = moments_of(prepared.exact(name)[train])
+        moments = Moments.of(prepared.exact(name)[train][:, None])
         if spec.model.family != "network":
             return TargetTransform(name, (), 0.0, 1.0, columns.target_type, (), spec.data.weight)
-        offset, scale = moments.mean, moments.deviation or 1.0
+        offset, scale = float(moments.mean[0]), float(moments.deviation[0]) or 1.0
         return TargetTransform(name, (), offset, scale, columns.target_type, (), spec.data.weight)
     codes, values = prepared.codes(name)
     present = np.bincount(codes[train], minlength=len(values))

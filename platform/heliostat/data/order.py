@@ -7,6 +7,7 @@ epoch can be computed without the ones before it, so that a cursor is one number
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from heliostat.data.hashing import key_of, permutation
 CHUNK_ROWS = 8_192
 CHUNKS_PER_WINDOW = 8
 Positions = npt.NDArray[np.int64]
+Shuffled = npt.NDArray[np.uint16]
 
 
 class EpochOrder:
@@ -27,17 +29,20 @@ class EpochOrder:
 
     def positions(self, start: int, stop: int) -> Positions:
         """Positions `start` to `stop` of the epoch, [stop - start] int64."""
+        parts = [rows[shuffled] for rows, shuffled in self.pieces(start, stop)]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[Positions, Shuffled]]:
+        """The same, a window at a time: the window's positions chunk by chunk, and which of
+        them come in which order. Sorting the latter is fast, for they are 16 bits.
+        """
         first = int(np.searchsorted(self._window_starts, start, "right")) - 1
-        parts = []
         for window in range(first, len(self._window_starts) - 1):
             begin, end = self._window_starts[window : window + 2]
             if begin >= stop:
-                break
-            parts.append(self._window(window)[max(start - begin, 0) : stop - begin])
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    def _window(self, window: int) -> Positions:
-        return _shuffled_window(self.num_rows, self.seed, self.epoch, window)
+                return
+            rows, shuffled = _window(self.num_rows, self.seed, self.epoch, window)
+            yield rows, shuffled[max(start - begin, 0) : stop - begin]
 
     @cached_property
     def chunks(self) -> Positions:
@@ -53,12 +58,11 @@ class EpochOrder:
 
 
 @lru_cache(maxsize=4)
-def _shuffled_window(num_rows: int, seed: int, epoch: int, window: int) -> Positions:
+def _window(num_rows: int, seed: int, epoch: int, window: int) -> tuple[Positions, Shuffled]:
     order = EpochOrder(num_rows, seed, epoch)
     chunks = order.chunks[window * CHUNKS_PER_WINDOW : (window + 1) * CHUNKS_PER_WINDOW]
     rows = np.concatenate(
         [np.arange(c * CHUNK_ROWS, min((c + 1) * CHUNK_ROWS, num_rows)) for c in chunks]
     )
-    shuffled: Positions = rows[permutation(key_of("rows", seed, epoch, window), len(rows))]
-    shuffled.flags.writeable = False
-    return shuffled
+    shuffled = permutation(key_of("rows", seed, epoch, window), len(rows)).astype(np.uint16)
+    return rows, shuffled

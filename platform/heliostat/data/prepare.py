@@ -9,6 +9,7 @@ time; others that want it wait.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from heliostat.storage.files import STAGE_PREFIX, publish_folder, read_json, wri
 from heliostat.storage.lease import Lease
 
 WAIT_SECONDS = 0.5
+LEASES = ".leases"
 Progress = Callable[[int, int], None]
 Shard = dict[str, Any]
 
@@ -46,14 +48,18 @@ def prepare(plan: Plan, folder: Path, num_tasks: int, progress: Progress) -> Pre
     folder.mkdir(parents=True, exist_ok=True)
     stage = folder / f"{STAGE_PREFIX}{plan.prepared_digest}"
     while not (final / MANIFEST).exists():
-        lease = Lease.acquire(folder / f"{plan.prepared_digest}.lease")
+        lease = Lease.acquire(folder / LEASES / plan.prepared_digest)
         if lease is None:
             progress(0, plan.catalog.num_rows)
             time.sleep(WAIT_SECONDS)
             continue
         with lease.kept():
             if not (final / MANIFEST).exists():
-                _prepare(plan, stage, final, num_tasks, progress)
+                try:
+                    _prepare(plan, stage, final, num_tasks, progress)
+                except DataError:  # only another source can mend it, and that is another copy
+                    shutil.rmtree(stage, ignore_errors=True)
+                    raise
     return Prepared.open(final)
 
 

@@ -50,18 +50,26 @@ class RowReader:
         return self._weights is not None
 
     def inputs(self, rows: Rows) -> Inputs:
-        """Encoded inputs of `rows`, in their order."""
-        shards = np.searchsorted(self.prepared.offsets, rows, "right") - 1
-        touched = np.unique(shards)
-        if len(touched) == 1:
-            return self._bound[touched[0]].inputs(rows - self.prepared.offsets[touched[0]])
-        numbers = np.empty((len(rows), self.encoder.num_numbers), np.float32)
-        categories = np.empty((len(rows), len(self.encoder.categories)), np.int32)
-        for shard in touched:
-            here = np.flatnonzero(shards == shard)
-            part = self._bound[shard].inputs(rows[here] - self.prepared.offsets[shard])
-            numbers[here], categories[here] = part.numbers, part.categories
-        return Inputs(numbers, categories)
+        """Encoded inputs of `rows`, in their order; fast where long runs of them ascend."""
+        whole = Inputs.empty(len(rows), self.encoder)
+        falls = np.flatnonzero(np.diff(rows) < 0) + 1
+        for start, stop in zip([0, *falls], [*falls, len(rows)], strict=True):
+            self._read_run(rows[start:stop], whole.slice(start, stop))
+        return whole
+
+    def _read_run(self, rows: Rows, into: Inputs) -> None:
+        """Ascending rows lie in shards one after the other."""
+        if len(rows) == 0:
+            return
+        offsets = self.prepared.offsets
+        first, last = np.searchsorted(offsets, rows[[0, -1]], "right") - 1
+        ends = np.searchsorted(rows, offsets[first + 1 : last + 2])
+        start = 0
+        for shard, end in zip(range(first, last + 1), ends.tolist(), strict=True):
+            if end > start:
+                local = rows[start:end] - offsets[shard]
+                self._bound[shard].read(local, into.slice(start, end))
+            start = end
 
     def targets(self, rows: Rows) -> npt.NDArray[Any]:
         """Class codes (int64), or numbers (float64) as they stand in the source."""
@@ -142,36 +150,49 @@ class EpochBatches:
             yield from self._read(order, start, min(start + ahead, self.batches_per_epoch))
 
     def _read(self, order: EpochOrder, first: int, stop: int) -> Iterator[Batch]:
-        """Read several batches in one gather; each is then a view of it."""
-        begin = first * self.batch_size
-        positions = order.positions(begin, min(stop * self.batch_size, order.num_rows))
-        sizes = [
-            len(positions[i : i + self.batch_size])
-            for i in range(0, len(positions), self.batch_size)
-        ]
+        """Read several batches at once: rows in the order they are stored in, which is fast,
+        and then each batch's rows from those.
+        """
+        begin, end = first * self.batch_size, min(stop * self.batch_size, order.num_rows)
+        starts = range(0, end - begin, self.batch_size)
+        sizes = [min(self.batch_size, end - begin - start) for start in starts]
         slices = [rank_slice(size, self.rank, self.world_size) for size in sizes]
-        places = np.concatenate(
-            [
-                positions[i * self.batch_size + s.start : i * self.batch_size + s.stop]
-                for i, s in enumerate(slices)
-            ]
-        )
-        rows = self.rows[places]
+        wanted = [
+            np.arange(start + own.start, start + own.stop)
+            for start, own in zip(starts, slices, strict=True)
+        ]
+        rows, places = self._stored_order(order, begin, end, np.concatenate(wanted))
         inputs, targets = self.reader.inputs(rows), self.reader.scaled_targets(rows)
         weights = self.reader.weights(rows).astype(np.float32)
-        totals = self._total_weights(positions, sizes)
+        totals = self._total_weights(order, begin, sizes)
         at = 0
-        for size, total, part in zip(sizes, totals, slices, strict=True):
-            end = at + part.stop - part.start
-            mine = slice(at, end)
-            own = Inputs(inputs.numbers[mine], inputs.categories[mine])
-            yield Batch(own, targets[mine], rows[mine], weights[mine], size, total)
-            at = end
+        for size, total, own in zip(sizes, totals, slices, strict=True):
+            mine = places[at : at + own.stop - own.start]
+            yield Batch(inputs.take(mine), targets[mine], rows[mine], weights[mine], size, total)
+            at += own.stop - own.start
 
-    def _total_weights(self, positions: Rows, sizes: list[int]) -> list[float]:
+    def _stored_order(
+        self, order: EpochOrder, begin: int, end: int, wanted: Rows
+    ) -> tuple[Rows, Rows]:
+        """The rows at the `wanted` places of [begin, end) as chunks hold them, and where among
+        those each wanted one is.
+        """
+        rows, places = np.empty(len(wanted), np.int64), np.empty(len(wanted), np.int64)
+        base = at = 0
+        for window, shuffled in order.pieces(begin, end):
+            stop = int(np.searchsorted(wanted, base + len(shuffled)))
+            chosen = shuffled[wanted[at:stop] - base]
+            stored = np.argsort(chosen, kind="stable")
+            rows[at:stop] = self.rows[window[chosen[stored]]]
+            places[at:stop][stored] = np.arange(at, stop)
+            base, at = base + len(shuffled), stop
+        return rows, places
+
+    def _total_weights(self, order: EpochOrder, begin: int, sizes: list[int]) -> list[float]:
         """The weight of each whole batch: the same number on every rank."""
         if not self.reader.is_weighted:
             return [float(size) for size in sizes]
+        positions = order.positions(begin, begin + sum(sizes))
         weights = self.reader.weights(self.rows[positions])
         starts = np.cumsum([0, *sizes[:-1]])
         return [float(total) for total in np.add.reduceat(weights, starts)]

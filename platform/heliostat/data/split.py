@@ -18,7 +18,8 @@ from heliostat.data.folds import (
     roles_of,
     timed_roles,
 )
-from heliostat.data.hashing import Hashes, value_hashes
+from heliostat.data.hashing import Hashes, mix, value_hashes
+from heliostat.data.moments import Labels
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
@@ -67,6 +68,18 @@ class SplitRows:
         roles = np.load(path, mmap_mode="r") if (path := folder / ROLES).exists() else None
         return cls(folder, sides, read_json(folder / MANIFEST)["dropped"], roles)
 
+    def parts(self, num_rows: int) -> tuple[Labels, npt.NDArray[np.bool_]]:
+        """A label for each of the copy's rows (-1: not for training), and whether fold f trains
+        on the rows labelled p, [folds, labels]. Without folds there is one of each.
+        """
+        labels = np.full(num_rows, -1, np.int16)
+        if self.roles is None:
+            labels[self.sides["train"]] = 0
+            return labels, np.ones((1, 1), bool)
+        kinds, of_row = _distinct_columns(np.asarray(self.roles))
+        labels[self.sides["train"]] = of_row
+        return labels, kinds == TRAIN
+
     def fold(self, fold: int) -> SplitRows:
         """The split of one fold."""
         assert self.roles is not None
@@ -99,6 +112,19 @@ def _split_digest(columns: Columns, data: DataSpec, seed: int) -> str:
     include: Any = {"split": True, "clean": {"duplicates", "missing_target"}, "target": True}
     value = data.model_dump(mode="json", include=include | {"weight": True})
     return digest_of([value, drops, seed])
+
+
+def _distinct_columns(roles: Roles) -> tuple[Roles, npt.NDArray[np.int64]]:
+    """The different columns of [folds, rows], and which of them each row's is."""
+    validates = roles == VALIDATION
+    if (validates.sum(0) == 1).all() and not (roles == NONE).any():
+        kinds = np.where(np.eye(len(roles), dtype=bool), VALIDATION, TRAIN).astype(np.int8)
+        return kinds, validates.argmax(0)
+    keys = np.zeros(roles.shape[1], np.uint64)
+    for role in roles:
+        keys = mix(keys ^ role.astype(np.uint64))
+    _, first, of_row = np.unique(keys, return_index=True, return_inverse=True)
+    return roles[:, first], of_row
 
 
 def _assign(

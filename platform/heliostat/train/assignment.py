@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from heliostat.data.encode import Encoder
 from heliostat.data.fit import fit_encoder
+from heliostat.data.moments import Moments, part_moments
 from heliostat.data.prepared import Prepared
 from heliostat.data.reader import RowReader, check_classes
 from heliostat.data.split import SplitRows, split_rows
@@ -98,11 +99,26 @@ def open_data(assignment: Assignment) -> OpenData:
     return _opened(key, _Unhashed(assignment))
 
 
+@lru_cache(maxsize=2)
+def _moments(folder: str, carrier: _Unhashed) -> Callable[[int | None], Moments]:
+    """The moments of the training rows of any fold (None: of all), from one pass."""
+    prepared, split = carrier.value
+    labels, trains = split.parts(prepared.num_rows)
+    parts = part_moments(prepared, labels, trains.shape[1])
+
+    def of_fold(fold: int | None) -> Moments:
+        wanted = [True] * len(parts) if fold is None else trains[fold]
+        chosen = [part for part, own in zip(parts, wanted, strict=True) if own]
+        return reduce(Moments.merge, chosen, Moments.nothing(len(parts[0].count)))
+
+    return of_fold
+
+
 class _Unhashed:
     """Carries a value through a cache that must not look at it."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self.assignment = assignment
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Unhashed)
@@ -113,13 +129,15 @@ class _Unhashed:
 
 @lru_cache(maxsize=2)
 def _opened(key: str, carrier: _Unhashed) -> OpenData:
-    assignment = carrier.assignment
+    assignment: Assignment = carrier.value
     spec = assignment.spec
     prepared = Prepared.open(Path(assignment.prepared))
     split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
+    known = _moments(str(split.folder), _Unhashed((prepared, split)))(assignment.fold)
     if assignment.fold is not None:
         split = split.fold(assignment.fold)
-    encoder, touched = fit_encoder(prepared, assignment.columns, spec, split.sides["train"])
+    train = split.sides["train"]
+    encoder, touched = fit_encoder(prepared, assignment.columns, spec, train, known)
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):
         check_classes(reader, split.sides[side], side)

@@ -26,11 +26,11 @@ from heliostat.data.units import ROWS_PER_UNIT, Unit, run_units, units_of
 from heliostat.errors import ArtifactError, DataError, Problem
 from heliostat.plan.inputs import PackedColumn
 from heliostat.plan.plan import Plan
+from heliostat.storage.clean import LEASES
 from heliostat.storage.files import STAGE_PREFIX, publish_folder, read_json, write_json
 from heliostat.storage.lease import Lease
 
 WAIT_SECONDS = 0.5
-LEASES = ".leases"
 Progress = Callable[[int, int], None]
 Shard = dict[str, Any]
 
@@ -60,6 +60,7 @@ def prepare(plan: Plan, folder: Path, num_tasks: int, progress: Progress) -> Pre
                 except DataError:  # only another source can mend it, and that is another copy
                     shutil.rmtree(stage, ignore_errors=True)
                     raise
+    os.utime(final / MANIFEST)  # `clean` goes by when a copy was last opened
     return Prepared.open(final)
 
 

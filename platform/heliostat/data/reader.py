@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from heliostat.data.encode import BoundEncoder, Encoder, Inputs
+from heliostat.data.encode import BoundEncoder, Encoder, Inputs, TargetTransform
 from heliostat.data.order import EpochOrder
+from heliostat.data.pack import Packed
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
 
@@ -41,72 +42,73 @@ class RowReader:
     def __init__(self, prepared: Prepared, encoder: Encoder) -> None:
         self.prepared, self.encoder = prepared, encoder
         self._bound = [BoundEncoder(encoder, shard) for shard in prepared.shards]
-        self._targets = _target_column(prepared, encoder)
-        self._weights = _weight_column(prepared, encoder, self._targets)
+        self._targets = [_target_of(encoder.target, shard) for shard in prepared.shards]
 
     @property
     def is_weighted(self) -> bool:
         """Whether rows count differently."""
-        return self._weights is not None
+        target = self.encoder.target
+        return target.weight is not None or bool(target.class_weights)
 
     def inputs(self, rows: Rows) -> Inputs:
         """Encoded inputs of `rows`, in their order; fast where long runs of them ascend."""
         whole = Inputs.empty(len(rows), self.encoder)
-        falls = np.flatnonzero(np.diff(rows) < 0) + 1
-        for start, stop in zip([0, *falls], [*falls, len(rows)], strict=True):
-            self._read_run(rows[start:stop], whole.slice(start, stop))
+        for shard, local, place in self._runs(rows):
+            self._bound[shard].read(local, whole.slice(place.start, place.stop))
         return whole
-
-    def _read_run(self, rows: Rows, into: Inputs) -> None:
-        """Ascending rows lie in shards one after the other."""
-        if len(rows) == 0:
-            return
-        offsets = self.prepared.offsets
-        first, last = np.searchsorted(offsets, rows[[0, -1]], "right") - 1
-        ends = np.searchsorted(rows, offsets[first + 1 : last + 2])
-        start = 0
-        for shard, end in zip(range(first, last + 1), ends.tolist(), strict=True):
-            if end > start:
-                local = rows[start:end] - offsets[shard]
-                self._bound[shard].read(local, into.slice(start, end))
-            start = end
 
     def targets(self, rows: Rows) -> npt.NDArray[Any]:
         """Class codes (int64), or numbers (float64) as they stand in the source."""
-        return self._targets[rows]
+        values = np.empty(len(rows), np.int64 if self.encoder.target.classes else np.float64)
+        for shard, local, place in self._runs(rows):
+            values[place] = self._targets[shard](local)
+        return values
 
     def weights(self, rows: Rows) -> npt.NDArray[np.float64]:
         """How much each row counts."""
-        return np.ones(len(rows)) if self._weights is None else self._weights[rows]
+        target = self.encoder.target
+        weights = np.ones(len(rows))
+        if target.weight is not None:
+            for shard, local, place in self._runs(rows):
+                weights[place] = self.prepared.shards[shard].exact[target.weight][local]
+        if target.class_weights:  # the last is for a row of no class, code -1
+            weights *= np.array([*target.class_weights, 1.0])[self.targets(rows)]
+        return weights
+
+    def _runs(self, rows: Rows) -> Iterator[tuple[int, Rows, slice]]:
+        """(shard, rows in it, place in `rows`) of every ascending run within one shard."""
+        offsets = self.prepared.offsets
+        falls = np.flatnonzero(np.diff(rows) < 0) + 1
+        for begin, stop in zip([0, *falls.tolist()], [*falls.tolist(), len(rows)], strict=True):
+            run = rows[begin:stop]
+            if len(run) == 0:
+                continue
+            first, last = np.searchsorted(offsets, run[[0, -1]], "right") - 1
+            ends = np.searchsorted(run, offsets[first + 1 : last + 2]).tolist()
+            start = 0
+            for shard, end in zip(range(first, last + 1), ends, strict=True):
+                if end > start:
+                    yield shard, run[start:end] - offsets[shard], slice(begin + start, begin + end)
+                start = end
 
     def scaled_targets(self, rows: Rows) -> npt.NDArray[Any]:
         """What a network learns: class codes, or numbers scaled to unit deviation."""
         target = self.encoder.target
-        values = self._targets[rows]
+        values = self.targets(rows)
         if target.classes:
             return values
         return ((values - target.offset) / target.scale).astype(np.float32)
 
 
-def _target_column(prepared: Prepared, encoder: Encoder) -> npt.NDArray[Any]:
-    target = encoder.target
+def _target_of(target: TargetTransform, shard: Packed) -> Callable[[Rows], npt.NDArray[Any]]:
+    """The targets of rows of a shard; a class that training has not is -1."""
     if not target.classes:
-        return prepared.exact(target.name)
-    codes, values = prepared.codes(target.name)
-    index = {name: code for code, name in enumerate(target.classes)}
-    table = np.array([index.get(value, -1) for value in values] + [-1], np.int64)
-    return table[codes]
-
-
-def _weight_column(
-    prepared: Prepared, encoder: Encoder, targets: npt.NDArray[Any]
-) -> npt.NDArray[np.float64] | None:
-    target = encoder.target
-    weights = None if target.weight is None else prepared.exact(target.weight)
-    if target.class_weights:
-        of_class = np.array([*target.class_weights, 1.0])[targets]  # the last: no class, code -1
-        weights = of_class if weights is None else weights * of_class
-    return weights
+        numbers = shard.exact[target.name]
+        return lambda rows: numbers[rows]
+    category = shard.categories[target.name]
+    index: dict[str | None, int] = {name: code for code, name in enumerate(target.classes)}
+    table = np.array([index.get(value, -1) for value in category.values], np.int64)
+    return lambda rows: table[category.codes[rows]]
 
 
 def check_classes(reader: RowReader, rows: Rows, side: str) -> None:

@@ -87,6 +87,7 @@ class Plan:
                 "rows": self.catalog.num_rows,
                 "bytes": self.catalog.num_bytes,
                 "digest": self.catalog.digest,
+                "columns": {name: c.type for name, c in self.catalog.columns.items()},
             },
             "task": spec.data.task,
             "target": asdict(self.columns.target),

@@ -9,6 +9,7 @@ from typing import Any
 
 from heliostat.catalog.code import NO_CODE, code_digest
 from heliostat.errors import ArtifactError, PlanError, Problem, UserError
+from heliostat.plan.diff import differences
 from heliostat.plan.plan import Plan
 from heliostat.report.console import Console
 from heliostat.spec.identity import digest_of
@@ -88,7 +89,7 @@ def _check_same_job(
         stored = read_json(folder.path / IDENTITY)
     except ArtifactError as error:
         raise UserError(str(error)) from error
-    changed = _differences(stored["fixed"], fixed)
+    changed = differences(stored["fixed"], fixed)
     if changed:
         listed = "; ".join(f"{key}: {old!r} became {new!r}" for key, old, new in changed)
         raise PlanError(
@@ -100,17 +101,8 @@ def _check_same_job(
             )
         )
     now = spec.model_dump(mode="json", by_alias=True)
-    for key, old, new in _differences(stored["job"], now):
+    for key, old, new in differences(stored["job"], now):
         console.line(f"changed   {key}: {old!r} -> {new!r}")
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for name in dict.fromkeys((*old, *new)):
-            found += _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-        return found
-    return [] if old == new else [(key, old, new)]
 
 
 def _mention_interrupted(plan: Plan, storage: Storage, identity: str, console: Console) -> None:

@@ -1,0 +1,91 @@
+"""What a storage no longer needs: leftovers of killed writers, old prepared copies, old
+checkpoints. Nothing outside a folder that carries our marker is ever looked at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from heliostat.errors import ArtifactError
+from heliostat.storage.files import STAGE_PREFIX, read_json
+from heliostat.storage.lease import read_holder
+from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
+
+LEASES = ".leases"  # in `prepared`: who prepares which copy
+LEFTOVER_SECONDS = 3600.0  # a stage that nobody has touched for so long has no writer any more
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Something to remove, why, and how much it takes."""
+
+    path: Path
+    reason: str
+    num_bytes: int
+
+
+def find_stale(storage: Storage, older_than_seconds: float) -> list[Stale]:
+    """What can go, oldest rules first; what a living run or preparation uses never can."""
+    now = time.time()
+    found = [*_leftovers(storage, now), *_copies(storage, now - older_than_seconds)]
+    for run in storage.runs():
+        state, folder = _status(run), run.checkpoints
+        ended = state in ("SUCCEEDED", "FAILED") and folder.exists()
+        if ended and _touched(folder) < now - older_than_seconds:
+            found.append(_stale(folder, f"checkpoints of a run that {state.lower()}"))
+    return found
+
+
+def remove(stale: Stale) -> None:
+    """Remove one thing, for good."""
+    if stale.path.is_dir():
+        shutil.rmtree(stale.path, ignore_errors=True)
+    else:
+        stale.path.unlink(missing_ok=True)
+
+
+def _leftovers(storage: Storage, now: float) -> Iterator[Stale]:
+    for path in sorted(storage.root.rglob(f"{STAGE_PREFIX}*")):
+        digest = path.name.removeprefix(STAGE_PREFIX)
+        holder = read_holder(storage.prepared / LEASES / digest)
+        if holder is not None and holder.alive:
+            continue
+        if path.exists() and _touched(path) < now - LEFTOVER_SECONDS:
+            yield _stale(path, "left by a writer that was killed")
+
+
+def _copies(storage: Storage, before: float) -> Iterator[Stale]:
+    used = {_prepared_of(run) for run in storage.runs() if _status(run) in RUNNING_STATES}
+    for manifest in sorted(storage.prepared.glob("*/manifest.json")):
+        copy = manifest.parent
+        if copy.name not in used and manifest.stat().st_mtime < before:
+            yield _stale(copy, "a prepared copy that no run has opened since")
+
+
+def _status(run: RunFolder) -> str:
+    try:
+        return str(run.read_state()["status"])
+    except ArtifactError:
+        return "UNKNOWN"
+
+
+def _prepared_of(run: RunFolder) -> str | None:
+    try:
+        return str(read_json(run.path / "plan.json")["prepared_digest"])
+    except (ArtifactError, KeyError):
+        return None
+
+
+def _touched(path: Path) -> float:
+    """When it, or what is right in it, was last written."""
+    inside = path.iterdir() if path.is_dir() else ()
+    return max(entry.lstat().st_mtime for entry in (path, *inside))
+
+
+def _stale(path: Path, reason: str) -> Stale:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Stale(path, reason, sum(file.stat().st_size for file in files))

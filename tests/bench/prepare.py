@@ -1,0 +1,186 @@
+"""Preparation against a plain scan, and the memory that preparing and reading take.
+
+Float columns written with a fixed seed. The scan reads the same Parquet into one matrix in one
+process on one thread, warm. Preparation includes the split and the statistics of five folds.
+Memory is the peak of RssAnon + RssShmem summed over this process and all below it, Ray's own
+among them; ratios come from one run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from heliostat.data.fit import fit_encoder
+from heliostat.data.moments import part_moments
+from heliostat.data.prepare import prepare
+from heliostat.data.reader import EpochBatches, RowReader
+from heliostat.data.split import split_rows
+from heliostat.plan.plan import Plan, plan_job
+from heliostat.run.cluster import Cluster, connected
+from heliostat.spec.load import load_job
+from tests.conftest import descendants
+
+COLUMNS, FILE_ROWS = 28, 1_000_000
+SPEED_ROWS = 8_000_000
+MEMORY_ROWS = (2_000_000, 16_000_000)
+
+
+def main() -> None:
+    """Print seconds and their ratio, then peaks at two sizes."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        write(folder / "data", max(MEMORY_ROWS))
+        with connected(None) as cluster:
+            speed(folder, cluster)
+            memory(folder, cluster)
+    finally:
+        shutil.rmtree(folder)
+
+
+def speed(folder: Path, cluster: Cluster) -> None:
+    """Preparation with five folds' statistics in scans of the same rows."""
+    files = part(folder, SPEED_ROWS)
+    scan(files)
+    scans = min(seconds_of(lambda: scan(files)) for _ in range(2))
+    ours(folder / "warm", folder, FILE_ROWS, cluster)  # a cluster's first pass starts processes
+    prepares = seconds_of(lambda: ours(folder / "speed", folder, SPEED_ROWS, cluster))
+    print(
+        f"{SPEED_ROWS:,} x {COLUMNS}: scan to matrix {scans:.1f} s, "
+        f"prepare and 5-fold statistics {prepares:.1f} s ({prepares / scans:.2f} scans)"
+    )
+
+
+def memory(folder: Path, cluster: Cluster) -> None:
+    """Peaks of preparing, of a shuffled epoch, and of Ray Data's own batches."""
+    for rows in MEMORY_ROWS:
+        storage = folder / f"memory-{rows}"
+        plan = plan_of(folder, rows)
+        prepared = partial(prepare, plan, storage, int(cluster.cpus), lambda done, total: None)
+        peaks = [
+            peak_of(prepared),
+            peak_of(partial(epoch, plan, storage)),
+            peak_of(partial(ray_epoch, part(folder, rows))),
+        ]
+        names = ("prepare", "epoch", "iter_batches")
+        text = "  ".join(f"{n} {p / 2**20:,.0f} MiB" for n, p in zip(names, peaks, strict=True))
+        print(f"{rows:>12,} rows: {text}")
+
+
+def ours(storage: Path, folder: Path, rows: int, cluster: Cluster) -> None:
+    """Pack, split into five folds, and fit: all in one pass over source and copy each."""
+    plan = plan_of(folder, rows)
+    prepared = prepare(plan, storage, int(cluster.cpus), lambda done, total: None)
+    split = split_rows(prepared, plan.columns, plan.job.spec.data, 0)
+    labels, trains = split.parts(prepared.num_rows)
+    part_moments(prepared, labels, trains.shape[1])
+
+
+def epoch(plan: Plan, storage: Path) -> None:
+    """One shuffled epoch as training reads it."""
+    prepared = prepare(plan, storage, 1, lambda done, total: None)
+    rows = split_rows(prepared, plan.columns, plan.job.spec.data, 0).sides["train"]
+    encoder, _ = fit_encoder(prepared, plan.columns, plan.job.spec, rows)
+    batches = EpochBatches(RowReader(prepared, encoder), rows, 8192, 1, 0, 1)
+    stream = batches(0)
+    for _ in range(batches.batches_per_epoch):
+        next(stream)
+
+
+def ray_epoch(files: list[str]) -> None:
+    """Ray Data's own batches of the same rows."""
+    for _ in ray.data.read_parquet(files).iter_batches(batch_size=8192):
+        pass
+
+
+def scan(files: list[str]) -> np.ndarray:
+    """The columns as one float32 matrix."""
+    matrix = np.empty((sum(pq.read_metadata(f).num_rows for f in files), COLUMNS), np.float32)
+    at = 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(65_536, use_threads=False):
+                for i in range(COLUMNS):
+                    matrix[at : at + len(batch), i] = batch.column(i)
+                at += len(batch)
+    return matrix
+
+
+def plan_of(folder: Path, rows: int) -> Plan:
+    """The job over the first `rows` rows."""
+    path = folder / "job.yaml"
+    files = "".join(f"\n    - {file}" for file in part(folder, rows))
+    path.write_text(
+        f"name: bench\ndata:\n  source:{files}\n  target: y\n  task: binary\n"
+        "  split: {method: random, folds: 5, test: 0}\nmodel: {kind: mlp}\ntrain: {epochs: 1}\n"
+    )
+    return plan_job(load_job(path))
+
+
+def part(folder: Path, rows: int) -> list[str]:
+    """The files that hold the first `rows` rows."""
+    return [str(path) for path in sorted((folder / "data").iterdir())][: rows // FILE_ROWS]
+
+
+def write(folder: Path, rows: int) -> None:
+    """The data, with a fixed seed."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(rows // FILE_ROWS):
+        values = rng.standard_normal((COLUMNS, FILE_ROWS), np.float32)
+        columns: dict[str, Any] = {f"f{j:02d}": values[j] for j in range(COLUMNS)}
+        columns["y"] = rng.integers(0, 2, FILE_ROWS)
+        pq.write_table(pa.table(columns), folder / f"{i:02d}.parquet", row_group_size=65_536)
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_of(work: Callable[[], Any]) -> int:
+    """The most bytes held at once while it runs, looked at every 50 ms."""
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, sum(map(held_bytes, [os.getpid(), *descendants(os.getpid())])))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    return peak
+
+
+def held_bytes(pid: int) -> int:
+    """RssAnon + RssShmem of a process; 0 once it is gone."""
+    total = 0
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(("RssAnon", "RssShmem")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ from heliostat.data.encode import FIRST_VALUE, MISSING, Encoder
 from heliostat.data.fit import fit_encoder
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.reader import RowReader
-from heliostat.errors import PlanError
+from heliostat.errors import PlanError, UserError
 from tests.data.packing import plan_of, prepare_here
 
 numbers = st.none() | st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -102,7 +102,7 @@ def test_predict_sees_what_training_saw(
     trained = RowReader(prepared, encoder).inputs(np.arange(n))
     assert trained.numbers.shape == (n, encoder.num_numbers)
     stored = Encoder.from_json(json.loads(json.dumps(encoder.to_json())))
-    columns = tuple(sorted(column.packed for column in plan.columns.inputs))
+    columns = tuple(sorted(packed for c in plan.columns.inputs for packed in c.packed))
     start = data.draw(st.integers(0, n - 1))
     batch, _ = pack_table(table.slice(start), columns)
     served = stored.encode(unpack(batch))
@@ -174,6 +174,77 @@ def test_exact_numbers_keep_differences_that_float32_loses(tmp_path, monkeypatch
         assert len(np.unique(inputs.numbers[:, place])) == distinct
     notes = make_plan(tmp_path / "d", table.append_column("y", ids), features).notes
     assert any("`i` holds 1,000,000,000,099" in note and "exact: true" in note for note in notes)
+
+
+OWN = """
+import numpy as np
+class Rank:
+    def fit(self, columns):
+        assert len(columns["x"])
+        return {"n": len(columns["x"]), "total": float(np.nansum(columns["x"]))}
+    def merge(self, a, b):
+        return {key: a[key] + b[key] for key in a}
+    def apply(self, columns, state):
+        mean = state["total"] / state["n"]
+        late = (columns["t"] > np.datetime64("2020-01-01")).astype(float)
+        return np.stack([columns["x"] - mean, late, [c == "red" for c in columns["c"]]], 1)
+class Bad:
+    def fit(self, columns): return None
+    def merge(self, a, b): return None
+    def apply(self, columns, state): return np.ones(3)
+class Raises(Bad):
+    def fit(self, columns): raise KeyError("nothing here")
+class Objects(Bad):
+    def merge(self, a, b): return {1, 2}
+"""
+
+
+def test_an_input_of_ones_own_is_fitted_merged_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "ROWS_PER_UNIT", 7)
+    monkeypatch.setattr(prepare_module, "ROWS_PER_UNIT", 7)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").write_text(OWN)
+    n = 60
+    rng = np.random.default_rng(4)
+    days = [datetime.datetime(2019, 12, 1) + datetime.timedelta(days=i) for i in range(n)]
+    table = pa.table({
+        "x": rng.normal(size=n), "t": pa.array(days, pa.timestamp("ms")),
+        "c": rng.choice(["red", "blue"], n), "y": np.arange(float(n)),
+    })  # fmt: skip
+    (tmp_path / "d").mkdir()
+    pq.write_table(table, tmp_path / "d" / "a.parquet", row_group_size=7)
+
+    def fitted(cls: str):
+        (tmp_path / "job.yaml").write_text(
+            f"name: t\ncode: {{path: own}}\ndata:\n  source: {tmp_path}/d\n  target: y\n"
+            "  task: regression\n  split: {method: random, validation: 0, test: 0}\n"
+            f'  features: {{mine: {{type: custom, class: "mine:{cls}", inputs: [x, t, c], '
+            "scale: none}}\nmodel: {kind: mlp}\n"
+        )
+        plan = plan_of(tmp_path / "job.yaml")
+        prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+        train = np.arange(0, n, 3)
+        code = str(tmp_path / "own")
+        encoder, _ = fit_encoder(prepared, plan.columns, plan.job.spec, train, code=code)
+        return encoder, RowReader(prepared, encoder).inputs(np.arange(n)), train
+
+    encoder, inputs, train = fitted("Rank")
+    x = np.array(table["x"])
+    expected = [x - x[train].mean(), np.arange(n) > 31, np.array(table["c"]) == "red"]
+    assert np.allclose(inputs.numbers, np.stack(expected, 1), atol=1e-6)
+    stored = json.loads(json.dumps(encoder.to_json()))
+    assert stored["customs"][0]["state"]["n"] == len(train) and "own" not in str(stored["customs"])
+    columns = tuple(sorted(encoder.customs[0].inputs))
+    served = Encoder.from_json(stored, str(tmp_path / "own")).encode(
+        unpack(pack_table(table.slice(40), columns)[0])
+    )
+    assert np.array_equal(served.numbers, inputs.numbers[40:])
+    for cls, sentence in (
+        ("Bad", "`apply` gave an array of shape"), ("Raises", "`fit`: KeyError: 'nothing here'"),
+        ("Objects", "its state is no JSON value"), ("Nothing", "is no class"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            fitted(cls)
 
 
 def test_nested_columns_are_refused_with_the_remedy(tmp_path):

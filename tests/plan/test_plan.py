@@ -69,7 +69,7 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
     "setting",
     [
         "data.ingest=stream",
-        "data.features.color={type: image}", "data.features.color={type: custom, class: 'a:B'}",
+        "data.features.color={type: image}", "data.features.color={type: audio}",
         "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
         "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",
         "track.mlflow=http://x", "secrets=[TOKEN]", "cluster={address: x}", "storage=s3://bucket/runs", "scale.workers={min: 1, max: 2}",

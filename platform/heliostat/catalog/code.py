@@ -1,10 +1,13 @@
-"""The user's own Python: which files it is, and the digest that identities carry."""
+"""The user's own Python: which files it is, the digest that identities carry, its import."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from heliostat.errors import Problem, UserError
 from heliostat.spec.identity import DIGEST_LENGTH
@@ -52,6 +55,36 @@ def copy_code(folder: Path, target: Path) -> None:
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+
+
+def import_from(code: Path, name: str, key: str) -> ModuleType:
+    """Import `name` with `code` first on the path, dropping a copy from another folder. `key` of
+    the job asked for it.
+
+    Raises:
+        UserError: it does not lie there, or its own code fails.
+    """
+    top = name.partition(".")[0]
+    if not ((code / top).is_dir() or (code / f"{top}.py").is_file()):
+        raise UserError(Problem(key, f"`{top}` does not lie in {code}"))
+    loaded = sys.modules.get(top)
+    if loaded is not None and not _lies_in(loaded, code):
+        for other in [key for key in sys.modules if key == top or key.startswith(top + ".")]:
+            del sys.modules[other]
+    sys.path.insert(0, str(code))
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # the user's own module may fail in any way
+        text = f"`{name}` cannot be imported from {code}: {type(error).__name__}: {error}"
+        raise UserError(Problem(key, text)) from error
+    finally:
+        sys.path.remove(str(code))
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+    return any(place and Path(place).resolve().is_relative_to(folder) for place in places)
 
 
 def _python_files(folder: Path) -> list[Path]:

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.pack import MISSING_TIME, Packed
-from heliostat.plan.inputs import InputColumn
+from heliostat.plan.inputs import InputColumn, PackedColumn
 
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
-Gather = Callable[[Rows | None], Values]
+Gather = Callable[[Rows], Values]
 DAY_MICROSECONDS = 86_400_000_000
 
 
@@ -33,8 +33,8 @@ def parts_of(column: InputColumn) -> list[str]:
 
 
 def gather_of(packed: Packed, names: Sequence[str], parts: Sequence[str]) -> Gather:
-    """A function from rows (None: all) to [rows, parts] of one block. What it returns is the
-    caller's to change.
+    """A function from rows to [rows, parts] of one block. What it returns is the caller's to
+    change.
     """
     kind = parts[0].partition(":")[0]
     details = [part.partition(":")[2] for part in parts]
@@ -48,18 +48,29 @@ def gather_of(packed: Packed, names: Sequence[str], parts: Sequence[str]) -> Gat
     return _columns(packed.numbers, [index[name] for name in names])
 
 
+def raw_column(packed: Packed, column: PackedColumn, rows: Rows) -> Values:
+    """A column as a class of the user's own sees it: see `CustomFeature`."""
+    name, form = column.name, column.form
+    if form == "category":
+        category = packed.categories[name]
+        return np.array(category.values, object)[category.codes[rows]]
+    if form == "time":  # a missing time is NumPy's own "not a time"
+        return packed.times[name][rows].view("datetime64[us]")
+    return (packed.vectors if form == "vector" else packed.exact)[name][rows]
+
+
 def _columns(matrix: Values, places: Sequence[int]) -> Gather:
     everything = list(places) == list(range(matrix.shape[1]))
 
-    def gather(rows: Rows | None) -> Values:
+    def gather(rows: Rows) -> Values:
         taken = _taken(matrix, rows)
         return taken if everything else taken[:, places]
 
     return gather
 
 
-def _taken(values: Values, rows: Rows | None) -> Values:
-    return values.copy() if rows is None else np.take(values, rows, axis=0)
+def _taken(values: Values, rows: Rows) -> Values:
+    return np.take(values, rows, axis=0)
 
 
 def calendar(times: npt.NDArray[np.int64], parts: Sequence[str]) -> npt.NDArray[np.float64]:

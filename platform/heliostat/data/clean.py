@@ -61,7 +61,7 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
         drop(f"{name}: split column missing", _missing(prepared, columns.split))
     for column in columns.inputs:
         if column.missing == "drop":
-            drop(f"{column.name}: missing", _missing(prepared, column.packed))
+            drop(f"{column.name}: missing", _missing(prepared, column.packed[0]))
     if clean.duplicates == "drop":
         drop("duplicate rows", _repeats(prepared, keep))
     return CleanRows(np.flatnonzero(keep), dropped)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from heliostat.data.blocks import gather_of
+from heliostat.data.blocks import Gather, gather_of
+from heliostat.data.custom import CustomTransform
 from heliostat.data.hashing import value_hashes
 from heliostat.data.pack import Packed, Words
 
@@ -159,6 +160,7 @@ class Encoder:
     categories: tuple[CategoryTransform, ...]
     target: TargetTransform
     texts: tuple[TextTransform, ...] = ()
+    customs: tuple[CustomTransform, ...] = ()
 
     @property
     def num_numbers(self) -> int:
@@ -173,11 +175,11 @@ class Encoder:
 
     def to_json(self) -> dict[str, Any]:
         """The state as `model.json` keeps it."""
-        return asdict(self)
+        return asdict(self) | {"customs": [custom.to_json() for custom in self.customs]}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Encoder:
-        """The encoder that `to_json` wrote."""
+    def from_json(cls, value: Mapping[str, Any], code: str = "") -> Encoder:
+        """The encoder that `to_json` wrote; the user's own classes lie in the folder `code`."""
         target = dict(value["target"])
         for key in ("classes", "class_weights"):
             target[key] = tuple(target.get(key, ()))
@@ -192,6 +194,7 @@ class Encoder:
                 TextTransform(**(text | {"weights": tuple(text["weights"])}))
                 for text in value.get("texts", ())
             ),
+            tuple(CustomTransform.from_json(own, code) for own in value.get("customs", ())),
         )
 
     def encode(self, packed: Packed, rows: npt.NDArray[np.int64] | None = None) -> Inputs:
@@ -207,8 +210,9 @@ class BoundEncoder:
 
     def __init__(self, encoder: Encoder, packed: Packed) -> None:
         self.packed, self.encoder = packed, encoder
+        own = {custom.name: custom for custom in encoder.customs}
         self._blocks = [
-            _Block(packed, list(transforms))
+            _Block(packed, list(transforms), own)
             for _, transforms in groupby(encoder.numbers, lambda number: number.block)
         ]
         self._tables = [
@@ -236,11 +240,21 @@ class BoundEncoder:
 class _Block:
     """The transforms of one gather."""
 
-    def __init__(self, packed: Packed, transforms: Sequence[NumberTransform]) -> None:
+    def __init__(
+        self,
+        packed: Packed,
+        transforms: Sequence[NumberTransform],
+        own: Mapping[str, CustomTransform],
+    ) -> None:
         names, parts = [t.name for t in transforms], [t.part for t in transforms]
         self.width = len(transforms)
-        self._gather = gather_of(packed, names, parts)
-        type_ = np.float64 if parts[0].startswith(("exact", "time")) else np.float32
+        if parts[0].startswith("custom"):
+            places = [int(part.partition(":")[2]) for part in parts]
+            self._gather: Gather = lambda rows: own[names[0]].values(packed, rows)[:, places]
+        else:
+            self._gather = gather_of(packed, names, parts)
+        wide = parts[0].startswith(("exact", "time", "custom"))
+        type_ = np.float64 if wide else np.float32
         self._fill = np.array([np.nan if t.fill is None else t.fill for t in transforms], type_)
         self._offset = np.array([t.offset for t in transforms], type_)
         self._scale = np.array([t.scale for t in transforms], type_)

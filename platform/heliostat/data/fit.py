@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.blocks import parts_of
+from heliostat.data.custom import CustomTransform
 from heliostat.data.encode import (
     FIRST_VALUE,
     MISSING,
@@ -31,10 +32,16 @@ Rows = npt.NDArray[np.int64]
 
 
 def fit_encoder(
-    prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows, known: Moments | None = None
+    prepared: Prepared,
+    columns: Columns,
+    spec: JobSpec,
+    train: Rows,
+    known: Moments | None = None,
+    code: str = "",
 ) -> tuple[Encoder, dict[str, int]]:
     """The encoder of a job, fitted on the rows `train`; and in how many of them it changes what,
-    in words. `known` are the moments of all plain numbers in those rows, if known already.
+    in words. `known` are the moments of all plain numbers in those rows, if known already;
+    the user's own classes lie in the folder `code`.
 
     Raises:
         DataError: a column holds no value in training, or classes do not fit the task.
@@ -49,6 +56,15 @@ def fit_encoder(
         if column.kind in ("number", "time", "vector")
         for part in parts_of(column)
     ]
+    customs = tuple(
+        CustomTransform.fit(prepared, c, train, code) for c in columns.of_kind("custom")
+    )
+    for custom, column in zip(customs, columns.of_kind("custom"), strict=True):
+        values = _custom_values(prepared, custom, train)
+        numbers += [
+            _fit_number(prepared, column, f"custom:{i}", train, known, values[:, i])
+            for i in range(custom.width)
+        ]
     # One gather takes all plain numbers if they stand together.
     numbers.sort(key=lambda fitted: _part(fitted) != "")
     categories = [_fit_category(prepared, c, train) for c in columns.of_kind("category")]
@@ -72,6 +88,7 @@ def fit_encoder(
         tuple(t for t in transforms if isinstance(t, CategoryTransform)),
         _fit_target(prepared, columns, spec, train),
         texts,
+        customs,
     )
     return encoder, touched
 
@@ -85,18 +102,33 @@ class _Fitted:
     touched: dict[str, int]
 
 
+def _custom_values(
+    prepared: Prepared, custom: CustomTransform, train: Rows
+) -> npt.NDArray[np.float64]:
+    parts = []
+    for shard, start, end in prepared.spans():
+        rows = train[np.searchsorted(train, start) : np.searchsorted(train, end)] - start
+        parts.append(custom.values(shard, rows))
+    return np.concatenate(parts)
+
+
 def _part(fitted: _Fitted) -> str:
     return fitted.transform.part if isinstance(fitted.transform, NumberTransform) else ""
 
 
 def _fit_number(
-    prepared: Prepared, column: InputColumn, part: str, train: Rows, known: Moments
+    prepared: Prepared,
+    column: InputColumn,
+    part: str,
+    train: Rows,
+    known: Moments,
+    given: npt.NDArray[np.float64] | None = None,
 ) -> _Fitted:
     touched = {}
     low = high = None
     present = None
     if part or column.clip_low is not None or column.missing in ("median", "most_frequent"):
-        values = prepared.values(column.name, part)[train]
+        values = prepared.values(column.name, part)[train] if given is None else given
         present = values[~np.isnan(values)]
         if column.clip_low is not None and column.clip_high is not None and len(present):
             low, high = map(float, np.quantile(present, [column.clip_low, column.clip_high]))

@@ -87,7 +87,10 @@ class Prepared:
         """One number of a column, of all rows; see `blocks`."""
         if not part:
             return self.number(name)
-        columns = [gather_of(shard, [name], [part])(None)[:, 0] for shard in self.shards]
+        columns = [
+            gather_of(shard, [name], [part])(np.arange(shard.num_rows))[:, 0]
+            for shard in self.shards
+        ]
         return np.concatenate(columns)
 
     def spans(self) -> Iterator[tuple[Packed, int, int]]:

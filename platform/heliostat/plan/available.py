@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from heliostat.errors import Problem
-from heliostat.spec.data import AudioFeature, CustomFeature, ImageFeature
+from heliostat.spec.data import AudioFeature, ImageFeature
 from heliostat.spec.load import Job
 from heliostat.spec.scale import ElasticWorkers, ParallelSpec
 
@@ -32,7 +32,7 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
     if data.ingest == "stream":
         yield "data.ingest", "streaming ingest is"
     for name, feature in (data.features or {}).items():
-        if isinstance(feature, (ImageFeature, AudioFeature, CustomFeature)):
+        if isinstance(feature, (ImageFeature, AudioFeature)):
             yield f"data.features.{name}", f"features of type `{feature.type}` are"
 
 

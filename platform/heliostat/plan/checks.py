@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from heliostat.errors import Problem
-from heliostat.spec.data import FractionSplit, TimeSplit
+from heliostat.spec.data import CustomFeature, FractionSplit, TimeSplit
 from heliostat.spec.load import Job
 from heliostat.spec.metrics import METRICS, metrics_of
 from heliostat.spec.model import LinearModel, XGBoostModel
@@ -166,5 +166,11 @@ def _split(job: Job) -> Iterator[Problem]:
 
 
 def _code(job: Job) -> Iterator[Problem]:
-    if job.spec.model.kind == "custom" and job.spec.code is None:
-        yield job.problem("model.class", "needs `code: {path: ...}`, the folder of its package")
+    if job.spec.code is not None:
+        return
+    needing = ["model.class"] if job.spec.model.kind == "custom" else []
+    for name, feature in (job.spec.data.features or {}).items():
+        if isinstance(feature, CustomFeature):
+            needing.append(f"data.features.{name}.class")
+    for key in needing:
+        yield job.problem(key, "needs `code: {path: ...}`, the folder of its package")

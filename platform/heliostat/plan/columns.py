@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,12 +14,14 @@ from heliostat.errors import PlanError, Problem
 from heliostat.plan.inputs import (
     AUTO,
     FITTING,
+    RAW_FORMS,
     InputColumn,
     InputKind,
     PackedColumn,
+    custom_input,
     resolved_input,
 )
-from heliostat.spec.data import AutoFeature, IgnoreFeature
+from heliostat.spec.data import AutoFeature, CustomFeature, IgnoreFeature
 from heliostat.spec.identity import digest_of
 from heliostat.spec.load import Job
 
@@ -36,7 +39,7 @@ class Columns:
     @property
     def packed(self) -> tuple[PackedColumn, ...]:
         """Everything that preparation packs; no cleaning, split or model changes it."""
-        inputs = {column.packed for column in self.inputs}
+        inputs = {packed for column in self.inputs for packed in column.packed}
         extra = {column for column in (self.target, self.split, self.weight) if column}
         return tuple(sorted(inputs | extra))
 
@@ -126,14 +129,18 @@ class _Resolver:
         features = data.features
         reserved = {data.target, data.weight, getattr(data.split, "column", None)}
         if features is not None:
-            for key in features:
+            for key, feature in features.items():
+                if isinstance(feature, CustomFeature):
+                    continue
                 if not _is_pattern(key):
                     self._column(f"data.features.{key}", key)
                 elif not any(fnmatchcase(name, key) for name in self.catalog.columns):
                     self.complain(f"data.features.{key}", f"`{key}` matches no column")
-        inputs = []
+        inputs = list(self._custom_inputs(features or {}))
         for column in self.catalog.columns.values():
             key, feature = self._rule(column.name)
+            if isinstance(feature, CustomFeature):
+                continue
             exact = key == f"data.features.{column.name}"
             if feature is None or isinstance(feature, IgnoreFeature):
                 continue
@@ -146,6 +153,22 @@ class _Resolver:
             if resolved is not None:
                 inputs.append(resolved)
         return inputs
+
+    def _custom_inputs(self, features: Mapping[str, Any]) -> Iterator[InputColumn]:
+        for name, feature in features.items():
+            if not isinstance(feature, CustomFeature):
+                continue
+            key = f"data.features.{name}.inputs"
+            found = [self._column(key, source) for source in feature.inputs]
+            for column in found:
+                if column is not None and column.kind not in RAW_FORMS:
+                    self.complain(
+                        key, f"column `{column.name}` is {column.type}, which is not read"
+                    )
+                elif column is not None and column.name == self.job.spec.data.target:
+                    self.complain(key, "the target cannot be an input too", "leave it out")
+            if all(column is not None and column.kind in RAW_FORMS for column in found):
+                yield custom_input(name, feature, self.catalog.columns, self.job)
 
     def _rule(self, name: str) -> tuple[str, Any]:
         """The exact name first, then the first glob that matches."""

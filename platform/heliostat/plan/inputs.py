@@ -11,6 +11,7 @@ from heliostat.spec.data import (
     CategoryFeature,
     ConstantCategory,
     ConstantNumber,
+    CustomFeature,
     NumberFeature,
     TextFeature,
     TimeFeature,
@@ -19,7 +20,7 @@ from heliostat.spec.data import (
 from heliostat.spec.load import Job
 
 Form = Literal["number", "exact", "category", "time", "vector", "text"]
-InputKind = Literal["number", "category", "time", "vector", "text"]
+InputKind = Literal["number", "category", "time", "vector", "text", "custom"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class InputColumn:
 
     `missing` is keep, drop, mean, median, most_frequent, constant or own; `constant` its value.
     Numbers are clipped to the quantiles `clip_low` and `clip_high`, if given. `parts` are those
-    of a time, `size` is a vector's, `buckets` and `max_tokens` are a text's.
+    of a time, `size` is a vector's, `buckets` and `max_tokens` are a text's. A custom input is
+    computed by `class_` from `sources`.
     """
 
     name: str
@@ -46,16 +48,22 @@ class InputColumn:
     buckets: int | None = None
     max_tokens: int = 0
     weighting: str = "tfidf"
+    class_: str = ""
+    sources: tuple[PackedColumn, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputColumn:
         """The column that `dataclasses.asdict` wrote."""
-        return cls(**(dict(value) | {"parts": tuple(value.get("parts", ()))}))
+        parts = tuple(value.get("parts", ()))
+        sources = tuple(PackedColumn(**source) for source in value.get("sources", ()))
+        return cls(**(dict(value) | {"parts": parts, "sources": sources}))
 
     @property
-    def packed(self) -> PackedColumn:
-        """The source column in the form that it is packed to."""
-        return PackedColumn(self.name, "exact" if self.exact else self.kind)
+    def packed(self) -> tuple[PackedColumn, ...]:
+        """The source columns in the forms that they are packed to."""
+        if self.kind == "custom":
+            return self.sources
+        return (PackedColumn(self.name, "exact" if self.exact else self.kind),)
 
     @property
     def width(self) -> int:
@@ -129,6 +137,30 @@ def resolved_input(
     return InputColumn(
         name, "number", missing, scale, constant, feature.indicator, low, high, exact=feature.exact
     )
+
+
+RAW_FORMS: dict[str, Form] = {
+    "number": "exact",
+    "boolean": "exact",
+    "category": "category",
+    "time": "time",
+    "vector": "vector",
+}
+
+
+def custom_input(
+    name: str, feature: CustomFeature, columns: Mapping[str, Column], job: Job
+) -> InputColumn:
+    """A feature of the user's own, over columns of types that can be packed."""
+    model = job.spec.model
+    missing, scale = feature.missing, feature.scale
+    sources = [PackedColumn(source, RAW_FORMS[columns[source].kind]) for source in feature.inputs]
+    return InputColumn(
+        name, "custom",
+        ("keep" if model.keeps_missing else "mean") if missing == "auto" else missing,
+        ("standard" if model.wants_scaling else "none") if scale == "auto" else scale,
+        class_=feature.class_, sources=tuple(sources),
+    )  # fmt: skip
 
 
 def _category(

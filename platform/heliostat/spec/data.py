@@ -132,11 +132,17 @@ class AudioFeature(Spec):
 
 
 class CustomFeature(Spec):
-    """A column computed by a class of `code:`."""
+    """Numbers computed from columns by a class of `code:`, such as `clicks.features:Gap`. It has
+    `fit(columns) -> state`, `merge(state, state) -> state` and `apply(columns, state) ->
+    [rows] or [rows, width]`; a state is a JSON value, fitted on training rows only. Columns
+    come as NumPy arrays: numbers float64, times datetime64, text as objects (missing: None).
+    """
 
     type: Literal["custom"]
-    class_: str = Field(alias="class")
-    inputs: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$")
+    inputs: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    missing: Literal["auto", "keep", "mean", "median"] = "auto"
+    scale: Scaling = "auto"
 
 
 Feature = Annotated[

@@ -40,7 +40,7 @@ class TrainedModel:
     @property
     def packed_columns(self) -> tuple[PackedColumn, ...]:
         """The columns that `predict` reads, in the forms it packs them to."""
-        return tuple(sorted(column.packed for column in self.inputs))
+        return tuple(sorted({packed for column in self.inputs for packed in column.packed}))
 
     def scores(self, packed: Packed) -> Scores:
         """Scores in the target's own units; rows that cleaning would have dropped are NaN."""
@@ -55,7 +55,7 @@ class TrainedModel:
         dropped = np.zeros(packed.num_rows, bool)
         for column in self.inputs:
             if column.missing == "drop":
-                dropped |= is_missing(packed, column.packed)
+                dropped |= is_missing(packed, column.packed[0])
         return dropped
 
 
@@ -122,7 +122,7 @@ def load_model(folder: Path) -> TrainedModel:
         value["kind"],
         value["objective"],
         tuple(InputColumn.from_json(column) for column in value["features"]),
-        Encoder.from_json(value["transforms"]),
+        Encoder.from_json(value["transforms"], str(folder / CODE_FOLDER)),
         load_predictor(spec, shape, folder),
     )
 

@@ -137,7 +137,9 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     if assignment.fold is not None:
         split = split.fold(assignment.fold)
     train = split.sides["train"]
-    encoder, touched = fit_encoder(prepared, assignment.columns, spec, train, known)
+    encoder, touched = fit_encoder(
+        prepared, assignment.columns, spec, train, known, assignment.code or ""
+    )
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):
         check_classes(reader, split.sides[side], side)

@@ -98,15 +98,17 @@ def _checked_catalog(
     trained = load_model(model)
     problems = []
     for column in trained.inputs:
-        found = catalog.columns.get(column.name)
-        if found is None:
-            problems.append(
-                Problem(catalog.source, f"has no column `{column.name}`, an input of the model")
-            )
-        elif found.kind not in FITTING[column.kind] or found.size != column.size:
-            message = f"column `{column.name}` is {found.type}; the model needs a {column.kind}"
-            message += f" of {column.size} places" if column.size else ""
-            problems.append(Problem(catalog.source, message))
+        for name in [packed.name for packed in column.packed]:
+            found = catalog.columns.get(name)
+            if found is None:
+                message = f"has no column `{name}`, an input of the model"
+                problems.append(Problem(catalog.source, message))
+            elif column.kind == "custom":
+                continue  # its class sees what it gets
+            elif found.kind not in FITTING[column.kind] or found.size != column.size:
+                message = f"column `{name}` is {found.type}; the model needs a {column.kind}"
+                message += f" of {column.size} places" if column.size else ""
+                problems.append(Problem(catalog.source, message))
     problems += [
         Problem(catalog.source, f"has no column `{name}`, the target or its weight")
         for name in needed
@@ -139,7 +141,7 @@ def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
 
 def _score_unit(unit: Unit, model: str) -> dict[str, Any]:
     trained = _model(model)
-    names = sorted({column.name for column in trained.inputs} | set(_scored_columns(trained)))
+    names = sorted({c.name for c in trained.packed_columns} | set(_scored_columns(trained)))
     table = pa.concat_tables(piece.table for piece in read_groups(unit.groups, names))
     truth = _truth(trained, table[trained.encoder.target.name], unit)
     return {

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 SMALL = {
     "crossval": ["model.max_iter=30"],
-    "custom": ["train.epochs=1"],
+    "custom": [],
     "digits": ["model.n_estimators=20"],
     "mlp": ["train.epochs=1"],
     "quickstart": ["train.rounds=10"],

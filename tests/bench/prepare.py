@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -32,11 +34,11 @@ from heliostat.data.split import split_rows
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.run.cluster import Cluster, connected
 from heliostat.spec.load import load_job
-from tests.conftest import descendants
 
 COLUMNS, FILE_ROWS = 28, 1_000_000
 SPEED_ROWS = 8_000_000
 MEMORY_ROWS = (2_000_000, 16_000_000)
+WORK = ("prepare", "epoch", "iter_batches")
 
 
 def main() -> None:
@@ -46,7 +48,9 @@ def main() -> None:
         write(folder / "data", max(MEMORY_ROWS))
         with connected(None) as cluster:
             speed(folder, cluster)
-            memory(folder, cluster)
+        for rows in MEMORY_ROWS:
+            peaks = [f"{what} {peak_alone(folder, what, rows) / 2**20:,.0f} MiB" for what in WORK]
+            print(f"{rows:>12,} rows: peak {', '.join(peaks)}")
     finally:
         shutil.rmtree(folder)
 
@@ -60,24 +64,29 @@ def speed(folder: Path, cluster: Cluster) -> None:
     prepares = seconds_of(lambda: ours(folder / "speed", folder, SPEED_ROWS, cluster))
     print(
         f"{SPEED_ROWS:,} x {COLUMNS}: scan to matrix {scans:.1f} s, "
-        f"prepare and 5-fold statistics {prepares:.1f} s ({prepares / scans:.2f} scans)"
+        f"prepare and 5-fold statistics {prepares:.1f} s ({prepares / scans:.1f} scans)"
     )
 
 
-def memory(folder: Path, cluster: Cluster) -> None:
-    """Peaks of preparing, of a shuffled epoch, and of Ray Data's own batches."""
-    for rows in MEMORY_ROWS:
-        storage = folder / f"memory-{rows}"
-        plan = plan_of(folder, rows)
-        prepared = partial(prepare, plan, storage, int(cluster.cpus), lambda done, total: None)
-        peaks = [
-            peak_of(prepared),
-            peak_of(partial(epoch, plan, storage)),
-            peak_of(partial(ray_epoch, part(folder, rows))),
-        ]
-        names = ("prepare", "epoch", "iter_batches")
-        text = "  ".join(f"{n} {p / 2**20:,.0f} MiB" for n, p in zip(names, peaks, strict=True))
-        print(f"{rows:>12,} rows: {text}")
+def peak_alone(folder: Path, what: str, rows: int) -> int:
+    """The peak of one kind of work in a process and a cluster of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, what, str(folder), str(rows)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout.split()[-1])
+
+
+def alone(what: str, folder: Path, rows: int) -> None:
+    """What `peak_alone` runs."""
+    plan, storage = plan_of(folder, rows), folder / f"memory-{rows}"
+    with connected(None) as cluster:
+        work: dict[str, Callable[[], Any]] = {
+            "prepare": partial(prepare, plan, storage, int(cluster.cpus), lambda done, total: None),
+            "epoch": partial(epoch, plan, storage),
+            "iter_batches": partial(ray_epoch, part(folder, rows)),
+        }
+        print(peak_of(work[what]))
 
 
 def ours(storage: Path, folder: Path, rows: int, cluster: Cluster) -> None:
@@ -172,6 +181,16 @@ def peak_of(work: Callable[[], Any]) -> int:
     return peak
 
 
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
 def held_bytes(pid: int) -> int:
     """RssAnon + RssShmem of a process; 0 once it is gone."""
     total = 0
@@ -183,4 +202,7 @@ def held_bytes(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        alone(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()

@@ -168,8 +168,16 @@ def _drop_infinite(values: npt.NDArray[Any], name: str, infinite: dict[str, int]
 
 
 def _as_codes(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    encoded = as_text(column).combine_chunks().dictionary_encode(null_encoding="encode")
-    return encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    array = column.combine_chunks()
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    encoded = array.dictionary_encode(null_encoding="encode")
+    # Of each value one text, which is faster than one of each row.
+    text = as_text(pa.chunked_array([encoded.dictionary])).combine_chunks()
+    return pa.DictionaryArray.from_arrays(encoded.indices, text)
 
 
 def _as_time(column: pa.ChunkedArray) -> pa.Array:

@@ -27,7 +27,14 @@ from heliostat.errors import ArtifactError, DataError, Problem
 from heliostat.plan.inputs import PackedColumn
 from heliostat.plan.plan import Plan
 from heliostat.storage.clean import LEASES
-from heliostat.storage.files import STAGE_PREFIX, publish_folder, read_json, write_json
+from heliostat.storage.files import (
+    FORMAT,
+    STAGE_PREFIX,
+    encode_json,
+    publish_folder,
+    read_json,
+    write_json,
+)
 from heliostat.storage.lease import Lease
 
 WAIT_SECONDS = 0.5
@@ -145,8 +152,11 @@ def _pack_unit(
         if full:
             path = Path(folder) / f"shard-{unit.index:06d}-{len(shards)}.arrow"
             shards.append(_write_shard(path, full, columns, row_filter is not None))
-    result = {"shards": shards, "filtered": filtered}
-    write_json(_note(Path(folder), unit), result)
+    result = {"format": FORMAT, "shards": shards, "filtered": filtered}
+    note = _note(Path(folder), unit)
+    temporary = note.with_suffix(".part")
+    temporary.write_bytes(encode_json(result))
+    temporary.rename(note)
     return result
 
 
@@ -173,7 +183,8 @@ def _write_shard(
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
+        # Begin to write it to disk and go on: publishing waits for what is left.
+        os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     temporary.rename(path)
     return {
         "file": path.name,

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, RowGroup
@@ -21,8 +22,9 @@ from heliostat.errors import DataError, PlacementError, Problem
 ROWS_PER_UNIT = 65_536
 DEFAULT_PATIENCE_SECONDS = 1200.0
 JOIN_SECONDS = 15.0
+ITEMS_PER_TASK, UNITS_PER_ITEM = 4, 64
 
-_Run = Callable[[dict[str, Any]], dict[str, Any]]
+_Run = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,26 @@ def run_units(
         DataError: as soon as a unit meets damaged data; the message names file and row group.
         PlacementError: nothing came back for `patience_seconds`: the tasks get no CPU.
     """
-    items = [{"unit": json.dumps({"index": u.index, "groups": _plain(u)})} for u in units]
-    num_tasks = max(1, min(num_tasks, len(items)))
-    run = partial(_guarded, work)
+    num_tasks = max(1, min(num_tasks, len(units)))
+    items = _items(units, num_tasks)
+    run = partial(_each, work)
     rows = _one_task(run, items) if num_tasks == 1 else _ray_data(run, items, num_tasks)
     for row in _within(rows, patience_seconds):
         answer = json.loads(row["answer"])
         if "problem" in answer:
             raise DataError(Problem(*answer["problem"]))
         yield answer["result"] | {"index": answer["index"]}
+
+
+def _items(units: Sequence[Unit], num_tasks: int) -> list[dict[str, Any]]:
+    """Runs of units, a few for each task: Ray Data's own time an item is that of packing one."""
+    num_items = min(len(units), max(num_tasks * ITEMS_PER_TASK, -(-len(units) // UNITS_PER_ITEM)))
+    bounds = [len(units) * i // num_items for i in range(num_items + 1)]
+    runs = [units[start:stop] for start, stop in pairwise(bounds)]
+    return [
+        {"units": json.dumps([{"index": u.index, "groups": _plain(u)} for u in run])}
+        for run in runs
+    ]
 
 
 def _ray_data(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterable[dict[str, Any]]:
@@ -85,7 +98,7 @@ def _ray_data(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterabl
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
-    rows: Iterable[dict[str, Any]] = dataset.map(run, concurrency=num_tasks).iter_rows()
+    rows: Iterable[dict[str, Any]] = dataset.flat_map(run, concurrency=num_tasks).iter_rows()
     return rows
 
 
@@ -95,14 +108,14 @@ def _one_task(run: _Run, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]
     """
     import ray
 
-    task = ray.remote(num_cpus=1, num_returns="streaming")(_each)
+    task = ray.remote(num_cpus=1, num_returns="streaming")(_all)
     for reference in task.remote(run, items):
         yield ray.get(reference)
 
 
-def _each(run: _Run, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _all(run: _Run, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for item in items:
-        yield run(item)
+        yield from run(item)
 
 
 def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator[dict[str, Any]]:
@@ -153,13 +166,13 @@ def _plain(unit: Unit) -> list[tuple[Any, ...]]:
     return [tuple(vars(group).values()) for group in unit.groups]
 
 
-def _guarded(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+def _each(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Damaged data is an answer, not a crash: Ray would retry a crash and lose the name."""
-    value = json.loads(row["unit"])
-    unit = Unit(value["index"], tuple(RowGroup(*group) for group in value["groups"]))
-    try:
-        answer = {"index": unit.index, "result": work(unit)}
-    except DataError as error:
-        first = error.problems[0]
-        answer = {"index": unit.index, "problem": [first.place, first.message]}
-    return {"answer": json.dumps(answer)}
+    for value in json.loads(row["units"]):
+        unit = Unit(value["index"], tuple(RowGroup(*group) for group in value["groups"]))
+        try:
+            answer = {"index": unit.index, "result": work(unit)}
+        except DataError as error:
+            first = error.problems[0]
+            answer = {"index": unit.index, "problem": [first.place, first.message]}
+        yield {"answer": json.dumps(answer)}

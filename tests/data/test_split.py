@@ -13,14 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heliostat.data import units
-from heliostat.data.folds import (
-    grouped_folds,
-    hashed_folds,
-    ranked_folds,
-    roles_of,
-    timed_roles,
-)
-from heliostat.data.split import _by_group, _by_rank, _by_time, split_rows
+from heliostat.data.folds import even_sizes, grouped_folds, hashed_folds
+from heliostat.data.ranks import parts_by_rank
+from heliostat.data.split import grouped_sides, held_out, split_rows
+from heliostat.data.times import blocks_by_time, sides_by_time
 from heliostat.errors import DataError
 from heliostat.plan.counts import share_count
 from heliostat.spec.data import FractionSplit, GroupSplit, RandomSplit, TimeSplit
@@ -31,18 +27,32 @@ fractions = st.floats(0, 0.49)
 hashes = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=300)
 
 
-@given(hashes, st.data(), fractions, fractions)
-def test_random_and_stratified_counts_are_exact(values, data, validation, test):
+def parts_of(values, classes, sizes_of, chunk: int) -> np.ndarray:
+    """`parts_by_rank` over chunks of an array."""
+
+    def chunks():
+        for start in range(0, len(values), chunk):
+            yield values[start : start + chunk], classes[start : start + chunk]
+
+    return np.concatenate(list(parts_by_rank(chunks, int(classes.max()) + 1, sizes_of)))
+
+
+@given(hashes, st.data(), fractions, fractions, st.integers(1, 50))
+def test_random_and_stratified_counts_are_exact(values, data, validation, test, chunk):
     n = len(values)
+    values = np.array(values, np.uint64)
     classes = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
     spec = FractionSplit(validation=validation, test=test)
     for labels in (np.zeros(n, int), classes):
-        sides = _by_rank(np.array(values, np.uint64), labels, spec)
-        assert abs((sides == 2).sum() - share_count(n, test)) == 0
+        parts = parts_of(values, labels, lambda sizes: held_out(sizes, spec), chunk)
+        assert (parts == 0).sum() == share_count(n, test)
         for label in np.unique(labels):
-            members = sides[labels == label]
-            assert abs((members == 2).sum() - len(members) * test) <= 1
+            members = parts[labels == label]
+            assert abs((members == 0).sum() - len(members) * test) <= 1
             assert abs((members == 1).sum() - len(members) * validation) <= 2
+            # The smallest hashes first, and of equal ones the first rows.
+            order = np.lexsort((np.arange(len(members)), values[labels == label]))
+            assert (np.diff(members[order]) >= 0).all()
 
 
 @given(
@@ -53,7 +63,7 @@ def test_random_and_stratified_counts_are_exact(values, data, validation, test):
 )
 def test_no_training_row_is_later_than_a_test_row(times, validation, test, gap):
     times = np.array(times)
-    sides = _by_time(
+    sides = sides_by_time(
         times, TimeSplit(method="time", column="t", validation=validation, test=test, gap=gap)
     )
     latest = -1
@@ -71,49 +81,43 @@ def test_no_training_row_is_later_than_a_test_row(times, validation, test, gap):
 )
 def test_no_group_is_on_two_sides(groups, validation, test, seed):
     codes = np.array(groups)
-    values = tuple(f"group {i}" for i in range(31))
+    sizes = {f"group {g:02d}": groups.count(g) for g in sorted(set(groups))}
     spec = GroupSplit(method="group", column="g", validation=validation, test=test)
-    sides = _by_group(codes, values, spec, seed)
-    assert all(len(set(sides[codes == group])) == 1 for group in set(groups))
+    side_of = grouped_sides(sizes, spec, seed)
+    assert side_of.keys() == sizes.keys()
+    sides = np.array([side_of[f"group {g:02d}"] for g in groups])
     biggest = np.bincount(codes).max()
     assert abs((sides == 2).sum() - share_count(len(codes), test)) <= biggest
     assert abs((sides == 1).sum() - share_count(len(codes), validation)) <= biggest
-    order = np.random.default_rng(seed).permutation(len(codes))
-    assert np.array_equal(_by_group(codes[order], values, spec, seed), sides[order])
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), min_size=10, max_size=200),
     st.integers(2, 7),
+    st.integers(1, 50),
 )
-def test_every_row_validates_once_and_folds_are_even(rows, k):
-    hashes = np.array([row[0] for row in rows], np.uint64)
+def test_every_row_validates_once_and_folds_are_even(rows, k, chunk):
+    values = np.array([row[0] for row in rows], np.uint64)
     classes = np.array([row[1] for row in rows])
-    fold = ranked_folds(hashes, classes, k)
-    roles = roles_of(fold, k)
-    assert ((roles == 1).sum(0) == 1).all() and ((roles == 0).sum(0) == k - 1).all()
+    fold = parts_of(values, classes, lambda sizes: even_sizes(sizes, k)[:, :-1], chunk)
     for members in (classes >= 0, *(classes == label for label in np.unique(classes))):
-        sizes = (roles[:, members] == 1).sum(1)
+        sizes = np.bincount(fold[members], minlength=k)
         assert sizes.max() - sizes.min() <= 1
 
 
 @given(st.lists(st.integers(0, 30), min_size=10, max_size=200), st.integers(2, 5))
 def test_folds_keep_groups_whole_and_time_in_order(values, k):
     codes, names = np.array(values), tuple(f"g{i}" for i in range(31))
-    for folds in (grouped_folds, hashed_folds):
-        fold = folds(codes, names, 3, k)
-        assert all(len(set(fold[codes == code])) == 1 for code in set(values))
-        later = np.append(codes, codes[:3])  # the same values, and more of them
-        assert folds is grouped_folds or np.array_equal(
-            hashed_folds(later, names, 3, k)[: len(codes)], fold
-        )
-    sizes = np.bincount(grouped_folds(codes, names, 3, k), minlength=k)
-    assert sizes.max() - sizes.min() <= np.bincount(codes).max()
-    roles = timed_roles(codes, k, lambda start: start - 2)
-    for role in roles:
-        if (role == 0).any() and (role == 1).any():
-            assert codes[role == 0].max() < codes[role == 1].min() - 2
-    assert ((roles == 1).sum(0) <= 1).all()
+    sizes = {names[code]: values.count(code) for code in sorted(set(values))}
+    fold_of = grouped_folds(sizes, 3, k)
+    rows = np.bincount([fold_of[names[code]] for code in values], minlength=k)
+    assert rows.max() - rows.min() <= np.bincount(codes).max()
+    few, many = hashed_folds(names[:9], 3, k), hashed_folds(names, 3, k)
+    assert np.array_equal(few, many[:9])  # more values move none
+    blocks, starts = blocks_by_time(codes, k)
+    for fold in range(k):
+        here = codes[blocks == fold + 1]
+        assert len(here) == 0 or here.min() >= starts[fold] > codes[blocks <= fold].max(initial=-1)
 
 
 def test_folds_ignore_row_groups_and_leave_the_test_rows_alone(table, tmp_path, monkeypatch):
@@ -170,7 +174,7 @@ def test_a_column_names_the_sides(tmp_path, monkeypatch):
 def test_a_duration_takes_the_last_days():
     times = np.arange(100) * 86_400_000_000
     split = TimeSplit(method="time", column="t", validation="7d", test="3d", gap="2d")
-    sides = _by_time(times, split)
+    sides = sides_by_time(times, split)
     assert list(np.flatnonzero(sides == 2)) == [97, 98, 99]
     assert list(np.flatnonzero(sides == 1)) == list(range(90, 95))  # less two days of gap
     assert list(np.flatnonzero(sides == 3)) == [88, 89, 95, 96]

@@ -20,9 +20,9 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class CleanRows:
-    """Rows that take part, ascending, and how many were dropped for which reason."""
+    """Which rows take part, and how many were dropped for which reason."""
 
-    rows: npt.NDArray[np.int64]
+    keep: Mask
     dropped: dict[str, int]
 
 
@@ -64,7 +64,7 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
             drop(f"{column.name}: missing", _missing(prepared, column.packed[0]))
     if clean.duplicates == "drop":
         drop("duplicate rows", _repeats(prepared, keep))
-    return CleanRows(np.flatnonzero(keep), dropped)
+    return CleanRows(keep, dropped)
 
 
 def _missing_weight(prepared: Prepared, name: str) -> Mask:

@@ -6,80 +6,95 @@ training row is later than a validation row, and the first block never validates
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from heliostat.data.hashing import Hashes, key_of, value_hashes
+from heliostat.data.hashing import key_of, value_hashes
+from heliostat.data.labels import Kept, Labels, by_rank, by_row, by_value, times_of, value_sizes
+from heliostat.data.ranks import Counts
+from heliostat.data.times import NONE, TRAIN, VALIDATION, blocks_by_time, gap_start
+from heliostat.plan.columns import Columns
+from heliostat.spec.data import DataSpec, GroupSplit, HashSplit, TimeSplit
 
-TRAIN, VALIDATION, NONE = 0, 1, 3
 Roles = npt.NDArray[np.int8]
 
 
-def roles_of(fold: npt.NDArray[np.int64], num_folds: int) -> Roles:
-    """[folds, rows]: each row validates in its own fold and trains in the others."""
-    roles = np.full((num_folds, len(fold)), TRAIN, np.int8)
-    roles[fold, np.arange(len(fold))] = VALIDATION
-    return roles
+def roles_of(
+    kept: Kept, columns: Columns, data: DataSpec, seed: int, num_folds: int
+) -> Iterator[Roles]:
+    """[folds, rows] of each shard's kept rows: who trains, validates, or stays out in a fold."""
+    split = data.split
+    if isinstance(split, TimeSplit):
+        assert columns.split is not None
+        yield from _by_time(kept, times_of(kept, columns.split), num_folds, split.gap)
+        return
+    for fold in _folds(kept, data, seed, num_folds):
+        roles = np.full((num_folds, len(fold)), TRAIN, np.int8)
+        roles[fold, np.arange(len(fold))] = VALIDATION
+        yield roles
 
 
-def ranked_folds(
-    hashes: Hashes, classes: npt.NDArray[Any], num_folds: int
-) -> npt.NDArray[np.int64]:
-    """Rows in turn, in the order of (class, hash): sizes differ by one at most, over all and in
-    every class.
-    """
-    if len(classes) and (classes == classes[0]).all():
-        fold = _quantiles(hashes, num_folds)
-        sizes = np.bincount(fold, minlength=num_folds)
-        if sizes.max() - sizes.min() <= 1:  # equal hashes, if there are any, fell well
-            return fold
-    order = np.lexsort((hashes, classes))
-    fold = np.empty(len(hashes), np.int64)
-    fold[order] = np.arange(len(hashes)) % num_folds
-    return fold
+def _folds(kept: Kept, data: DataSpec, seed: int, num_folds: int) -> Labels:
+    split = data.split
+    if isinstance(split, GroupSplit):
+        fold_of = grouped_folds(value_sizes(kept, split.column), seed, num_folds)
+        return by_value(
+            kept,
+            split.column,
+            lambda values: np.array([fold_of.get(v, 0) for v in values], np.int8),
+        )
+    if isinstance(split, HashSplit):
+        return by_value(kept, split.column, lambda values: hashed_folds(values, seed, num_folds))
+    classes = data.target if split.method == "stratified" else None
+    return by_rank(kept, seed, classes, lambda sizes: even_sizes(sizes, num_folds)[:, :-1])
 
 
-def _quantiles(hashes: Hashes, num_folds: int) -> npt.NDArray[np.int64]:
-    """Folds by the hashes' quantiles, without sorting them."""
-    places = [len(hashes) * i // num_folds for i in range(1, num_folds)]
-    cuts = np.partition(hashes, places)[places] if places else hashes[:0]
-    return np.searchsorted(cuts, hashes, "right")
+def even_sizes(sizes: Counts, num_folds: int) -> Counts:
+    """[classes, folds] rows: they differ by one at most in every class, and in all together."""
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    folds = np.arange(num_folds)
+    # How many of the places start, start + 1, ... end - 1 leave the rest `fold` by `num_folds`.
+    upto = [(bound[:, None] - folds - 1) // num_folds for bound in (ends, starts)]
+    result: Counts = upto[0] - upto[1]
+    return result
 
 
-def grouped_folds(
-    codes: npt.NDArray[np.int32], values: tuple[str, ...], seed: int, num_folds: int
-) -> npt.NDArray[np.int64]:
+def grouped_folds(sizes: dict[str, int], seed: int, num_folds: int) -> dict[str | None, int]:
     """Whole groups, the largest first, each to the fold that is smallest so far."""
-    sizes = np.bincount(codes, minlength=len(values))
-    order = np.lexsort((value_hashes(seed, values), -sizes))
+    names = list(sizes)
+    counts = np.array(list(sizes.values()), np.int64)
+    order = np.lexsort((value_hashes(seed, names), -counts))
     filled = [0] * num_folds
-    of_value = np.zeros(len(values), np.int64)
-    for value in order.tolist():
+    fold_of: dict[str | None, int] = {}
+    for place in order.tolist():
         fold = filled.index(min(filled))
-        filled[fold] += int(sizes[value])
-        of_value[value] = fold
-    return of_value[codes]
+        filled[fold] += int(counts[place])
+        fold_of[names[place]] = fold
+    return fold_of
 
 
-def hashed_folds(
-    codes: npt.NDArray[np.int32], values: tuple[str, ...], seed: int, num_folds: int
-) -> npt.NDArray[np.int64]:
+def hashed_folds(values: Any, seed: int, num_folds: int) -> npt.NDArray[np.int8]:
     """By a hash of the value: the same value, the same fold, today and tomorrow."""
     key = int(key_of(seed, "fold"))
-    return (value_hashes(key, values) % np.uint64(num_folds)).astype(np.int64)[codes]
+    return (value_hashes(key, values) % np.uint64(num_folds)).astype(np.int8)
 
 
-def timed_roles(times: npt.NDArray[Any], num_folds: int, gap: Any) -> Roles:
-    """Blocks of equal numbers of rows, equal times together; `gap(start)` is the time from
-    which on rows before `start` stay out.
-    """
+def _by_time(
+    kept: Kept, times: npt.NDArray[Any], num_folds: int, gap: float | str
+) -> Iterator[Roles]:
+    blocks, starts = blocks_by_time(times, num_folds)
     ordered = np.sort(times)
-    cuts = [ordered[len(ordered) * i // (num_folds + 1)] for i in range(1, num_folds + 1)]
-    ends = [*cuts[1:], np.inf]
-    roles = np.full((num_folds, len(times)), NONE, np.int8)
-    for fold, (start, end) in enumerate(zip(cuts, ends, strict=True)):
-        roles[fold, times < gap(start)] = TRAIN
-        roles[fold, (times >= start) & (times < end)] = VALIDATION
-    return roles
+    until = [gap_start(ordered, start, gap) for start in starts]
+    at = 0
+    for block in by_row(kept, blocks):
+        own = times[at : at + len(block)]
+        at += len(block)
+        roles = np.full((num_folds, len(block)), NONE, np.int8)
+        for fold in range(num_folds):
+            roles[fold, own < until[fold]] = TRAIN
+            roles[fold, block == fold + 1] = VALIDATION
+        yield roles

@@ -59,16 +59,19 @@ class Prepared:
 
     def hashes(self, seed: int) -> Hashes:
         """A hash of (seed, file path, row in the file) for every row."""
-        parts = []
-        for shard, segments in zip(self.shards, self.segments, strict=True):
-            at = 0
-            for segment in segments:
-                end = at + segment.num_rows
-                rows = np.arange(segment.first_row, segment.first_row + segment.num_rows)
-                rows = rows if shard.rows is None else shard.rows[at:end]
-                parts.append(row_hashes(key_of(seed, segment.path), rows))
-                at = end
+        parts = [self.shard_hashes(seed, index) for index in range(len(self.shards))]
         return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+    def shard_hashes(self, seed: int, index: int) -> Hashes:
+        """The hashes of one shard's rows."""
+        shard, parts, at = self.shards[index], [np.empty(0, np.uint64)], 0
+        for segment in self.segments[index]:
+            end = at + segment.num_rows
+            rows = np.arange(segment.first_row, segment.first_row + segment.num_rows)
+            rows = rows if shard.rows is None else shard.rows[at:end]
+            parts.append(row_hashes(key_of(seed, segment.path), rows))
+            at = end
+        return np.concatenate(parts)
 
     def exact(self, name: str) -> npt.NDArray[np.float64]:
         """An `exact` column of all rows."""

@@ -1,4 +1,7 @@
-"""Which row is on which side: by row identity and seed alone, never by layout or workers."""
+"""Which row is on which side: by row identity and seed alone, never by layout or workers.
+
+Sides are told shard by shard and kept as files of row numbers, which workers map.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.clean import CleanRows, clean_rows
-from heliostat.data.folds import (
-    Roles,
-    grouped_folds,
-    hashed_folds,
-    ranked_folds,
-    roles_of,
-    timed_roles,
-)
-from heliostat.data.hashing import Hashes, mix, value_hashes
-from heliostat.data.moments import Labels
+from heliostat.data.folds import Roles, roles_of
+from heliostat.data.hashing import mix, value_hashes
+from heliostat.data.labels import Kept, Labels, by_rank, by_row, by_value, times_of, value_sizes
 from heliostat.data.prepared import Prepared
+from heliostat.data.ranks import Counts
+from heliostat.data.times import NONE, TEST, TRAIN, VALIDATION, sides_by_time
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
 from heliostat.plan.counts import SIDES, share_count
-from heliostat.spec.base import parse_duration_seconds
 from heliostat.spec.data import (
     ColumnSplit,
     DataSpec,
@@ -38,9 +35,9 @@ from heliostat.spec.identity import digest_of
 from heliostat.storage.files import publish_folder, read_json, stage_folder, write_json
 
 Rows = npt.NDArray[np.int64]
-TRAIN, VALIDATION, TEST, NONE = range(4)
+PartLabels = npt.NDArray[np.int16]
 MANIFEST, ROLES = "split.json", "roles.npy"
-MICROSECONDS = 1_000_000
+ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,21 @@ class SplitRows:
         roles = np.load(path, mmap_mode="r") if (path := folder / ROLES).exists() else None
         return cls(folder, sides, read_json(folder / MANIFEST)["dropped"], roles)
 
-    def parts(self, num_rows: int) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def parts(self, num_rows: int) -> tuple[PartLabels, npt.NDArray[np.bool_]]:
         """A label for each of the copy's rows (-1: not for training), and whether fold f trains
         on the rows labelled p, [folds, labels]. Without folds there is one of each.
         """
         labels = np.full(num_rows, -1, np.int16)
+        rows = self.sides["train"]
         if self.roles is None:
-            labels[self.sides["train"]] = 0
+            labels[rows] = 0
             return labels, np.ones((1, 1), bool)
-        kinds, of_row = _distinct_columns(np.asarray(self.roles))
-        labels[self.sides["train"]] = of_row
-        return labels, kinds == TRAIN
+        kinds: dict[bytes, int] = {}
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            block = np.asarray(self.roles[:, start : start + ROWS_AT_ONCE])
+            labels[rows[start : start + ROWS_AT_ONCE]] = _kinds_of(block, kinds)
+        columns = [np.frombuffer(kind, np.int8) for kind in kinds]
+        return labels, np.stack(columns, 1) == TRAIN
 
     def fold(self, fold: int) -> SplitRows:
         """The split of one fold."""
@@ -97,13 +98,14 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
     final = prepared.folder / "splits" / _split_digest(columns, data, seed)
     if not (final / MANIFEST).exists():
         cleaned = clean_rows(prepared, columns, data.clean)
-        sides = _assign(prepared, columns, data, seed, cleaned)
-        if outside := len(cleaned.rows) - sum(len(rows) for rows in sides.values()):
+        sides = np.full(prepared.num_rows, NONE, np.int8)
+        kept = Kept(prepared, cleaned.keep)
+        kept.spread(_sides(kept, columns, data, seed), sides)
+        counts = np.bincount(sides, minlength=NONE + 1)
+        if outside := len(kept) - int(counts[:NONE].sum()):
             cleaned.dropped["in a gap of the time split"] = outside
-        _check_all_counted(prepared, sides, cleaned)
-        _check_not_empty(data, sides, cleaned)
-        roles = _roles(prepared, columns, data, seed, sides["train"])
-        _publish(final, sides, cleaned, roles)
+        _check_counts(prepared, data, counts, cleaned)
+        _publish(final, prepared, columns, data, seed, sides, cleaned)
     return SplitRows.open(final)
 
 
@@ -114,65 +116,45 @@ def _split_digest(columns: Columns, data: DataSpec, seed: int) -> str:
     return digest_of([value, drops, seed])
 
 
-def _distinct_columns(roles: Roles) -> tuple[Roles, npt.NDArray[np.int64]]:
-    """The different columns of [folds, rows], and which of them each row's is."""
-    validates = roles == VALIDATION
-    if (validates.sum(0) == 1).all() and not (roles == NONE).any():
-        kinds = np.where(np.eye(len(roles), dtype=bool), VALIDATION, TRAIN).astype(np.int8)
-        return kinds, validates.argmax(0)
-    keys = np.zeros(roles.shape[1], np.uint64)
-    for role in roles:
-        keys = mix(keys ^ role.astype(np.uint64))
-    _, first, of_row = np.unique(keys, return_index=True, return_inverse=True)
-    return roles[:, first], of_row
-
-
-def _assign(
-    prepared: Prepared, columns: Columns, data: DataSpec, seed: int, cleaned: CleanRows
-) -> dict[str, Rows]:
-    rows = cleaned.rows
+def _sides(kept: Kept, columns: Columns, data: DataSpec, seed: int) -> Labels:
     split = data.split
-    if getattr(split, "folds", None) is not None:
-        split = split.model_copy(update={"validation": 0.0})  # folds take its place
     if isinstance(split, TimeSplit):
-        sides = _by_time(_time_of(prepared, columns)[rows], split)
-    elif isinstance(split, HashSplit):
-        codes, values = prepared.codes(split.column)
-        sides = _by_value(codes[rows], values, split, seed)
-    elif isinstance(split, GroupSplit):
-        codes, values = prepared.codes(split.column)
-        sides = _by_group(codes[rows], values, split, seed)
-    elif isinstance(split, ColumnSplit):
-        codes, values = prepared.codes(split.column)
-        sides = _by_name(codes[rows], values, split)
-    elif isinstance(split, SourceSplit):
-        sides = _by_source(prepared)[rows]
-    else:
-        assert isinstance(split, FractionSplit)
-        classes = np.zeros(len(rows), np.int32)
-        if split.method == "stratified":
-            classes = prepared.codes(data.target)[0][rows]
-        sides = _by_rank(prepared.hashes(seed)[rows], classes, split)
-    return {side: rows[sides == i] for i, side in enumerate(SIDES)}
+        assert columns.split is not None
+        return by_row(kept, sides_by_time(times_of(kept, columns.split), split))
+    if isinstance(split, HashSplit):
+        return by_value(kept, split.column, lambda values: hashed_sides(values, split, seed))
+    if isinstance(split, GroupSplit):
+        side_of = grouped_sides(value_sizes(kept, split.column), split, seed)
+        return by_value(
+            kept,
+            split.column,
+            lambda values: np.array([side_of.get(v, NONE) for v in values], np.int8),
+        )
+    if isinstance(split, ColumnSplit):
+        _check_names(list(value_sizes(kept, split.column)), split)
+        return by_value(kept, split.column, _named_sides)
+    if isinstance(split, SourceSplit):
+        return _by_source(kept)
+    assert isinstance(split, FractionSplit)
+    classes = data.target if split.method == "stratified" else None
+    return _ranked(by_rank(kept, seed, classes, lambda sizes: held_out(sizes, split)))
 
 
-def _by_rank(hashes: Hashes, classes: npt.NDArray[Any], split: FractionSplit) -> npt.NDArray[Any]:
-    """The smallest hashes to test, the next to validation: exact counts, one cut a class."""
-    sides = np.full(len(hashes), TRAIN, np.int8)
-    labels, sizes = np.unique(classes, return_counts=True)
-    num_test = _shares(sizes, split.test)
-    num_validation = _shares(sizes, split.validation)
-    for label, test, validation in zip(labels, num_test, num_validation, strict=True):
-        members = np.flatnonzero(classes == label)
-        test, validation = int(test), min(int(validation), len(members) - int(test))
-        held_out = members[_smallest(hashes[members], test + validation)]
-        in_test = held_out[_smallest(hashes[held_out], test)]
-        sides[held_out] = VALIDATION
-        sides[in_test] = TEST
-    return sides
+def _ranked(parts: Labels) -> Labels:
+    """Part 0, the smallest hashes, is for test, part 1 for validation."""
+    side_of = np.array([TEST, VALIDATION, TRAIN], np.int8)
+    for part in parts:
+        yield side_of[part]
 
 
-def _shares(sizes: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.int64]:
+def held_out(sizes: Counts, split: FractionSplit) -> Counts:
+    """[classes, 2] rows for test and for validation: exact in all, one at most off in a class."""
+    validation = 0.0 if split.folds is not None else split.validation
+    test = _shares(sizes, split.test)
+    return np.stack([test, np.minimum(_shares(sizes, validation), sizes - test)], 1)
+
+
+def _shares(sizes: Counts, fraction: float) -> Counts:
     """Whole shares of each class that add up to the share of the whole (largest remainder)."""
     total = share_count(int(sizes.sum()), fraction)
     exact = sizes * fraction
@@ -182,45 +164,29 @@ def _shares(sizes: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.int
     return shares
 
 
-def _smallest(hashes: Hashes, count: int) -> Rows:
-    """Positions of the `count` smallest hashes; among equal ones the first."""
-    if count <= 0:
-        return np.empty(0, np.int64)
-    if count >= len(hashes):
-        return np.arange(len(hashes))
-    threshold = hashes[np.argpartition(hashes, count - 1)[count - 1]]
-    below = np.flatnonzero(hashes < threshold)
-    equal = np.flatnonzero(hashes == threshold)
-    return np.concatenate([below, equal[: count - len(below)]])
-
-
-def _by_value(
-    codes: npt.NDArray[np.int32], values: tuple[str, ...], split: HashSplit, seed: int
-) -> npt.NDArray[Any]:
+def hashed_sides(values: Any, split: HashSplit, seed: int) -> npt.NDArray[np.int8]:
     """By a hash of the column's value: the same value, the same side, today and tomorrow."""
     quantiles = (value_hashes(seed, values) >> np.uint64(11)).astype(np.float64) / 2**53
+    validation = 0.0 if split.folds is not None else split.validation
     sides = np.full(len(values), TRAIN, np.int8)
-    sides[quantiles < split.test + split.validation] = VALIDATION
+    sides[quantiles < split.test + validation] = VALIDATION
     sides[quantiles < split.test] = TEST
-    return sides[codes]
+    return sides
 
 
-def _by_group(
-    codes: npt.NDArray[np.int32], values: tuple[str, ...], split: GroupSplit, seed: int
-) -> npt.NDArray[Any]:
+def grouped_sides(sizes: dict[str, int], split: GroupSplit, seed: int) -> dict[str | None, int]:
     """Whole groups in the order of their hashes: to test until that is nearest to its share,
     then to validation.
     """
-    order = np.argsort(value_hashes(seed, values), kind="stable")
-    sizes = np.bincount(codes, minlength=len(values))[order]
-    filled = np.cumsum(np.concatenate([[0], sizes]))
-    num_test = share_count(len(codes), split.test)
-    test = _nearest(filled, num_test)
-    validation = _nearest(filled - filled[test], share_count(len(codes), split.validation))
-    sides = np.full(len(values), TRAIN, np.int8)
-    sides[order[test : max(test, validation)]] = VALIDATION
-    sides[order[:test]] = TEST
-    return sides[codes]
+    names = list(sizes)
+    order = np.argsort(value_hashes(seed, names), kind="stable")
+    filled = np.cumsum([0, *np.array(list(sizes.values()), np.int64)[order].tolist()])
+    total = int(filled[-1])
+    validation = 0.0 if split.folds is not None else split.validation
+    test = _nearest(filled, share_count(total, split.test))
+    until = max(test, _nearest(filled - filled[test], share_count(total, validation)))
+    bounds = ((TEST, 0, test), (VALIDATION, test, until), (TRAIN, until, len(names)))
+    return {names[place]: side for side, start, end in bounds for place in order[start:end]}
 
 
 def _nearest(filled: Rows, count: int) -> int:
@@ -228,131 +194,102 @@ def _nearest(filled: Rows, count: int) -> int:
     return int(np.argmin(np.abs(filled - count)))
 
 
-def _by_name(
-    codes: npt.NDArray[np.int32], values: tuple[str, ...], split: ColumnSplit
-) -> npt.NDArray[Any]:
-    """The side that the column names."""
-    for value in np.unique(codes):
-        if values[value] not in SIDES:
+def _check_names(values: list[str], split: ColumnSplit) -> None:
+    for value in values:
+        if value not in SIDES:
             raise DataError(
                 Problem(
                     "data.split.column",
-                    f"`{split.column}` holds `{values[value]}`, which is no side",
+                    f"`{split.column}` holds `{value}`, which is no side",
                     f"one of: {', '.join(SIDES)}",
                 )
             )
-    table = np.array([SIDES.index(v) if v in SIDES else NONE for v in values], np.int8)
-    return table[codes]
 
 
-def _by_source(prepared: Prepared) -> npt.NDArray[Any]:
+def _named_sides(values: Any) -> npt.NDArray[np.int8]:
+    return np.array([SIDES.index(v) if v in SIDES else NONE for v in values], np.int8)
+
+
+def _by_source(kept: Kept) -> Labels:
     """The side whose source the row's file belongs to."""
-    segments = [segment for shard in prepared.segments for segment in shard]
-    sides = [SIDES.index(segment.path.partition(":")[0]) for segment in segments]
-    counts = [segment.num_rows for segment in segments]
-    return np.repeat(np.array(sides, np.int8), counts)
+    for index, _, mask in kept.shards():
+        segments = kept.prepared.segments[index]
+        sides = [SIDES.index(segment.path.partition(":")[0]) for segment in segments]
+        counts = [segment.num_rows for segment in segments]
+        yield np.repeat(np.array(sides, np.int8), counts)[mask]
 
 
-def _time_of(prepared: Prepared, columns: Columns) -> npt.NDArray[Any]:
-    assert columns.split is not None
-    name = columns.split.name
-    return prepared.times(name) if columns.split.form == "time" else prepared.exact(name)
+def _kinds_of(block: Roles, kinds: dict[bytes, int]) -> PartLabels:
+    """Which kind of column of [folds, rows] each is; new kinds are added."""
+    keys = np.zeros(block.shape[1], np.uint64)
+    for role in block:
+        keys = mix(keys ^ role.astype(np.uint64))
+    _, first, of_row = np.unique(keys, return_index=True, return_inverse=True)
+    found = [kinds.setdefault(block[:, place].tobytes(), len(kinds)) for place in first]
+    return np.array(found, np.int16)[of_row]
 
 
-def _by_time(times: npt.NDArray[Any], split: TimeSplit) -> npt.NDArray[Any]:
-    """The latest times to test, those before to validation; equal times stay together, and a
-    gap before each boundary belongs to no side.
-    """
-    sides = np.full(len(times), TRAIN, np.int8)
-    ordered = np.sort(times)
-    test_start = _start_of(ordered, split.test, len(times))
-    before = ordered[ordered < test_start]
-    validation_start = _start_of(before, split.validation, len(times))
-    sides[times >= validation_start] = VALIDATION
-    sides[times >= test_start] = TEST
-    for start in {validation_start, test_start} - {np.inf}:
-        sides[(times < start) & (times >= _gap_start(ordered, start, split.gap))] = NONE
-    return sides
-
-
-def _start_of(ordered: npt.NDArray[Any], share: float | str, num_rows: int) -> Any:
-    """The first time of a side at the end of `ordered`: the boundary between different times
-    nearest to the share asked for.
-    """
-    if len(ordered) == 0:
-        return np.inf
-    if isinstance(share, str):
-        return ordered[-1] - _microseconds(share) + 1
-    count = share_count(num_rows, share)
-    if count == 0:
-        return np.inf
-    cut = ordered[max(len(ordered) - count, 0)]
-    first = int(np.searchsorted(ordered, cut, "left"))
-    after = int(np.searchsorted(ordered, cut, "right"))
-    with_cut, without = len(ordered) - first, len(ordered) - after
-    take = with_cut - count <= count - without or without == 0
-    return cut if take else ordered[after]
-
-
-def _gap_start(ordered: npt.NDArray[Any], start: Any, gap: float | str) -> Any:
-    if isinstance(gap, str):
-        return start - _microseconds(gap)
-    count = share_count(len(ordered), gap)
-    end = int(np.searchsorted(ordered, start, "left"))
-    return ordered[max(end - count, 0)] if count and end else start
-
-
-def _microseconds(duration: str) -> int:
-    seconds = parse_duration_seconds(duration)
-    assert seconds is not None
-    return int(seconds * MICROSECONDS)
-
-
-def _check_all_counted(prepared: Prepared, sides: dict[str, Rows], cleaned: CleanRows) -> None:
-    """Rows in are rows out and rows counted as dropped: ours to guarantee."""
-    out = sum(len(rows) for rows in sides.values()) + sum(cleaned.dropped.values())
-    assert out == prepared.num_rows, (out, prepared.num_rows)
-
-
-def _check_not_empty(data: DataSpec, sides: dict[str, Rows], cleaned: CleanRows) -> None:
-    for side, rows in sides.items():
-        in_folds = side == "validation" and getattr(data.split, "folds", None) is not None
-        asked = not in_folds and getattr(data.split, side, 0) not in (0, 0.0)
-        wanted = side == "train" or asked
-        if wanted and len(rows) == 0:
-            dropped = sum(cleaned.dropped.values())
+def _check_counts(prepared: Prepared, data: DataSpec, counts: Counts, cleaned: CleanRows) -> None:
+    """No side that was asked for is empty, and every row is on a side or counted as dropped."""
+    out, dropped = int(counts[:NONE].sum()), sum(cleaned.dropped.values())
+    assert out + dropped == prepared.num_rows, (out, dropped, prepared.num_rows)
+    has_folds = getattr(data.split, "folds", None) is not None
+    for side, count in zip(SIDES, counts, strict=False):
+        wanted = side == "train" or getattr(data.split, side, 0) not in (0, 0.0)
+        if wanted and not (side == "validation" and has_folds) and count == 0:
             raise DataError(
                 Problem(
                     "data.split",
-                    f"the {side} side is empty: {len(cleaned.rows):,} rows take part, "
+                    f"the {side} side is empty: {prepared.num_rows - dropped:,} rows take part, "
                     f"{dropped:,} were dropped in cleaning",
                     "enlarge its share, or clean less",
                 )
             )
 
 
-def _roles(
-    prepared: Prepared, columns: Columns, data: DataSpec, seed: int, rows: Rows
-) -> Roles | None:
-    """Who validates in which fold, of the rows that are not for test; None without folds."""
-    split = data.split
-    num_folds = getattr(split, "folds", None)
-    if num_folds is None:
-        return None
-    if isinstance(split, TimeSplit):
-        times = _time_of(prepared, columns)[rows]
-        ordered = np.sort(times)
-        roles = timed_roles(times, num_folds, lambda start: _gap_start(ordered, start, split.gap))
-    elif isinstance(split, (GroupSplit, HashSplit)):
-        codes, values = prepared.codes(split.column)
-        folds = grouped_folds if isinstance(split, GroupSplit) else hashed_folds
-        roles = roles_of(folds(codes[rows], values, seed, num_folds), num_folds)
-    else:
-        classes = np.zeros(len(rows), np.int32)
-        if split.method == "stratified":
-            classes = prepared.codes(data.target)[0][rows]
-        hashes = prepared.hashes(seed)[rows]
-        roles = roles_of(ranked_folds(hashes, classes, num_folds), num_folds)
+def _publish(
+    final: Path,
+    prepared: Prepared,
+    columns: Columns,
+    data: DataSpec,
+    seed: int,
+    sides: npt.NDArray[np.int8],
+    cleaned: CleanRows,
+) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    stage = stage_folder(final.parent)
+    counts = np.bincount(sides, minlength=NONE + 1)
+    for number, side in enumerate(SIDES):
+        path, count = stage / f"{side}.npy", int(counts[number])
+        _write_rows(path, count, prepared, sides == number)
+    num_folds = getattr(data.split, "folds", None)
+    if num_folds is not None:
+        kept = Kept(prepared, sides == TRAIN)
+        shape = (num_folds, int(counts[TRAIN]))
+        roles = np.lib.format.open_memmap(stage / ROLES, "w+", np.int8, shape)
+        at = 0
+        for own in roles_of(kept, columns, data, seed, num_folds):
+            roles[:, at : at + own.shape[1]] = own
+            at += own.shape[1]
+        _check_folds(roles, num_folds)
+    rows = {side: int(count) for side, count in zip(SIDES, counts, strict=False)}
+    write_json(stage / MANIFEST, {"rows": rows, "dropped": cleaned.dropped})
+    publish_folder(stage, final)
+
+
+def _write_rows(path: Path, count: int, prepared: Prepared, mask: npt.NDArray[np.bool_]) -> None:
+    if count == 0:
+        np.save(path, np.empty(0, np.int64))  # an empty file cannot be mapped to be written
+        return
+    rows = np.lib.format.open_memmap(path, "w+", np.int64, (count,))
+    at = 0
+    for _, start, end in prepared.spans():
+        own = np.flatnonzero(mask[start:end]) + start
+        rows[at : at + len(own)] = own
+        at += len(own)
+
+
+def _check_folds(roles: Roles, num_folds: int) -> None:
     for fold, role in enumerate(roles):
         for side, number in (("training", TRAIN), ("validation", VALIDATION)):
             if not (role == number).any():
@@ -363,16 +300,3 @@ def _roles(
                         "take fewer folds",
                     )
                 )
-    return roles
-
-
-def _publish(final: Path, sides: dict[str, Rows], cleaned: CleanRows, roles: Roles | None) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    stage = stage_folder(final.parent)
-    for side, rows in sides.items():
-        np.save(stage / f"{side}.npy", rows.astype(np.int64))
-    if roles is not None:
-        np.save(stage / ROLES, roles)
-    counts = {side: len(rows) for side, rows in sides.items()}
-    write_json(stage / MANIFEST, {"rows": counts, "dropped": cleaned.dropped})
-    publish_folder(stage, final)

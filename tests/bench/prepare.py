@@ -37,6 +37,7 @@ from heliostat.spec.load import load_job
 
 COLUMNS, FILE_ROWS = 28, 1_000_000
 SPEED_ROWS = 8_000_000
+SETTLED_SECONDS = 4.0
 MEMORY_ROWS = (2_000_000, 16_000_000)
 WORK = ("prepare", "epoch", "iter_batches")
 
@@ -86,7 +87,18 @@ def alone(what: str, folder: Path, rows: int) -> None:
             "epoch": partial(epoch, plan, storage),
             "iter_batches": partial(ray_epoch, part(folder, rows)),
         }
+        settle()
         print(peak_of(work[what]))
+
+
+def settle() -> None:
+    """Wait until Ray's own processes have come up: what they hold is then the same."""
+    held, since = 0, time.monotonic()
+    while time.monotonic() - since < SETTLED_SECONDS:
+        now = held_in_all()
+        if abs(now - held) > 0.01 * held:
+            held, since = now, time.monotonic()
+        time.sleep(0.2)
 
 
 def ours(storage: Path, folder: Path, rows: int, cluster: Cluster) -> None:
@@ -169,7 +181,7 @@ def peak_of(work: Callable[[], Any]) -> int:
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.05):
-            peak = max(peak, sum(map(held_bytes, [os.getpid(), *descendants(os.getpid())])))
+            peak = max(peak, held_in_all())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -189,6 +201,11 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, path.read_text().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def held_in_all() -> int:
+    """What this process and all below it hold."""
+    return sum(map(held_bytes, [os.getpid(), *descendants(os.getpid())]))
 
 
 def held_bytes(pid: int) -> int:

@@ -20,6 +20,7 @@ from heliostat.data.encode import (
     TextTransform,
     bucket_codes,
 )
+from heliostat.data.labels import Kept, value_sizes
 from heliostat.data.moments import Moments, part_moments
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
@@ -28,6 +29,7 @@ from heliostat.plan.inputs import InputColumn
 from heliostat.spec.job import JobSpec
 
 MAX_CATEGORIES = 1_000_000
+ROWS_AT_ONCE = 1 << 20
 Rows = npt.NDArray[np.int64]
 
 
@@ -47,8 +49,7 @@ def fit_encoder(
         DataError: a column holds no value in training, or classes do not fit the task.
     """
     if known is None:
-        labels = np.full(prepared.num_rows, -1, np.int16)
-        labels[train] = 0
+        labels = _mask(prepared.num_rows, train).astype(np.int16) - np.int16(1)
         (known,) = part_moments(prepared, labels, 1)
     numbers = [
         _fit_number(prepared, column, part, train, known)
@@ -67,26 +68,27 @@ def fit_encoder(
         ]
     # One gather takes all plain numbers if they stand together.
     numbers.sort(key=lambda fitted: _part(fitted) != "")
-    categories = [_fit_category(prepared, c, train) for c in columns.of_kind("category")]
+    kept = Kept(prepared, _mask(prepared.num_rows, train))
+    categories = [_fit_category(kept, column) for column in columns.of_kind("category")]
     texts = tuple(_fit_text(prepared, column, train) for column in columns.of_kind("text"))
-    kept = [
+    used = [
         fitted
         for fitted in (*numbers, *categories)
         if not fitted.constant or spec.data.clean.constant_columns == "keep"
     ]
-    touched = {note: count for fitted in kept for note, count in fitted.touched.items() if count}
-    left_out = len(numbers) + len(categories) - len(kept)
+    touched = {note: count for fitted in used for note, count in fitted.touched.items() if count}
+    left_out = len(numbers) + len(categories) - len(used)
     if left_out:
         touched["columns with one value in the training rows: left out"] = left_out
-    if not kept and not texts:
+    if not used and not texts:
         raise DataError(
             Problem("data.clean.constant_columns", "no input has two values in the training rows")
         )
-    transforms = [fitted.transform for fitted in kept]
+    transforms = [fitted.transform for fitted in used]
     encoder = Encoder(
         tuple(t for t in transforms if isinstance(t, NumberTransform)),
         tuple(t for t in transforms if isinstance(t, CategoryTransform)),
-        _fit_target(prepared, columns, spec, train),
+        _fit_target(kept, columns, spec, train),
         texts,
         customs,
     )
@@ -183,24 +185,31 @@ def _fill_value(
     return mean  # also what `drop` leaves to `predict`
 
 
-def _fit_category(prepared: Prepared, column: InputColumn, train: Rows) -> _Fitted:
+def _mask(num_rows: int, rows: Rows) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(num_rows, bool)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        mask[rows[start : start + ROWS_AT_ONCE]] = True
+    return mask
+
+
+def _fit_category(kept: Kept, column: InputColumn) -> _Fitted:
     if column.buckets is not None:
         code = MISSING
         if column.missing == "constant":
             code = int(bucket_codes([str(column.constant)], column.buckets)[0])
         return _Fitted(CategoryTransform(column.name, (), code, column.buckets), False, {})
-    codes, values = prepared.codes(column.name)
-    if len(values) > MAX_CATEGORIES:
+    sizes = value_sizes(kept, column.name)
+    if len(sizes) > MAX_CATEGORIES:
         raise DataError(
             Problem(
                 f"data.features.{column.name}",
-                f"has {len(values):,} different values; a category holds up to {MAX_CATEGORIES:,}",
+                f"has {len(sizes):,} different values; a category holds up to {MAX_CATEGORIES:,}",
                 f"write `{column.name}: {{type: category, buckets: 1048576}}`, or ignore",
             )
         )
-    missing, *seen = np.bincount(codes[train] + 1, minlength=len(values) + 1).tolist()
-    counts = {value: n for value, n in zip(values, seen, strict=True) if n >= column.min_count}
-    rare = sum(n for n in seen if n < column.min_count)
+    missing = len(kept) - sum(sizes.values())
+    counts = {value: n for value, n in sizes.items() if n >= column.min_count}
+    rare = sum(n for n in sizes.values() if n < column.min_count)
     touched = {
         f"{column.name}: values in fewer than {column.min_count} rows taken as unknown": rare
     }
@@ -239,21 +248,16 @@ def _fit_text(prepared: Prepared, column: InputColumn, train: Rows) -> TextTrans
     return replace(text, weights=tuple(weights.tolist()))
 
 
-def _fit_target(
-    prepared: Prepared, columns: Columns, spec: JobSpec, train: Rows
-) -> TargetTransform:
+def _fit_target(kept: Kept, columns: Columns, spec: JobSpec, train: Rows) -> TargetTransform:
     name = columns.target.name
     if spec.data.task == "regression":
-        moments = Moments.of(prepared.exact(name)[train][:, None])
+        moments = Moments.of(kept.prepared.exact(name)[train][:, None])
         if spec.model.family != "network":
             return TargetTransform(name, (), 0.0, 1.0, columns.target_type, (), spec.data.weight)
         offset, scale = float(moments.mean[0]), float(moments.deviation[0]) or 1.0
         return TargetTransform(name, (), offset, scale, columns.target_type, (), spec.data.weight)
-    codes, values = prepared.codes(name)
-    present = np.bincount(codes[train], minlength=len(values))
-    classes = tuple(value for value, count in zip(values, present, strict=True) if count)
-    classes = _ordered_classes(classes, spec)
-    counts = dict(zip(values, present.tolist(), strict=True))
+    counts = value_sizes(kept, name)
+    classes = _ordered_classes(tuple(counts), spec)
     weights = _class_weights(spec, {name: counts[name] for name in classes})
     return TargetTransform(name, classes, 0.0, 1.0, columns.target_type, weights, spec.data.weight)
 

@@ -72,7 +72,8 @@ class SplitRows:
         labels = np.full(num_rows, -1, np.int16)
         rows = self.sides["train"]
         if self.roles is None:
-            labels[rows] = 0
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                labels[rows[start : start + ROWS_AT_ONCE]] = 0
             return labels, np.ones((1, 1), bool)
         kinds: dict[bytes, int] = {}
         for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -101,7 +102,7 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
         sides = np.full(prepared.num_rows, NONE, np.int8)
         kept = Kept(prepared, cleaned.keep)
         kept.spread(_sides(kept, columns, data, seed), sides)
-        counts = np.bincount(sides, minlength=NONE + 1)
+        counts = _counted(sides)
         if outside := len(kept) - int(counts[:NONE].sum()):
             cleaned.dropped["in a gap of the time split"] = outside
         _check_counts(prepared, data, counts, cleaned)
@@ -138,6 +139,11 @@ def _sides(kept: Kept, columns: Columns, data: DataSpec, seed: int) -> Labels:
     assert isinstance(split, FractionSplit)
     classes = data.target if split.method == "stratified" else None
     return _ranked(by_rank(kept, seed, classes, lambda sizes: held_out(sizes, split)))
+
+
+def _counted(sides: npt.NDArray[np.int8]) -> Counts:
+    """Rows of each side; `bincount` would widen all of them at once."""
+    return np.array([np.count_nonzero(sides == side) for side in range(NONE + 1)], np.int64)
 
 
 def _ranked(parts: Labels) -> Labels:
@@ -258,7 +264,7 @@ def _publish(
 ) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     stage = stage_folder(final.parent)
-    counts = np.bincount(sides, minlength=NONE + 1)
+    counts = _counted(sides)
     for number, side in enumerate(SIDES):
         path, count = stage / f"{side}.npy", int(counts[number])
         _write_rows(path, count, prepared, sides == number)

@@ -89,8 +89,10 @@ def _task(column: Column, values: pa.ChunkedArray) -> tuple[str, str]:
 
 
 def _feature(column: Column, values: pa.ChunkedArray) -> str:
-    if column.kind in ("time", "nested", "other"):
+    if column.kind in ("nested", "other"):
         return f"ignore    # {column.type}"
+    if column.kind in ("time", "vector"):
+        return f"{column.kind}    # {column.type}"
     if column.kind == "number":
         return "number"
     if column.kind == "boolean":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import difflib
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -117,8 +118,10 @@ class _Builder:
     def _value(self, node: ast.expr, kind: str | None = None) -> Any:
         if isinstance(node, ast.Name) and node.id not in WORDS:
             if node.id not in self.schema.names:
+                close = difflib.get_close_matches(node.id, self.schema.names, n=1)
                 some = ", ".join(self.schema.names[:12])
-                raise _problem(f"the source has no column `{node.id}`", f"columns: {some}")
+                hint = f"did you mean `{close[0]}`?" if close else f"columns: {some}"
+                raise _problem(f"the source has no column `{node.id}`", hint)
             return pc.field(node.id)
         if isinstance(node, ast.BinOp) and type(node.op) in SUMS:
             return SUMS[type(node.op)](self._value(node.left, kind), self._value(node.right, kind))

@@ -55,7 +55,8 @@ def _delta(source: DeltaSource) -> Table:
         # The library reads AWS_* by itself; plain HTTP it must be allowed.
         table = DeltaTable(root, source.version, storage_options={"AWS_ALLOW_HTTP": "true"})
     except (DeltaError, TableNotFoundError, OSError, ValueError) as error:
-        message = f"`{source.delta}`, version {source.version}: {_first_line(error)}"
+        at = "" if source.version is None else f", version {source.version}"
+        message = f"`{source.delta}`{at}: {_first_line(error)}"
         raise DataError(Problem("data.source", message)) from error
     if strange := _strange_features(table):
         raise DataError(
@@ -114,7 +115,8 @@ def _iceberg(source: IcebergSource) -> Table:
         schema, snapshot = schema_to_pyarrow(scan.projection()), scan.snapshot()
         tasks = list(scan.plan_files())
     except (NoSuchTableError, ValueError, OSError) as error:
-        message = f"`{source.iceberg}`, snapshot {source.snapshot}: {_first_line(error)}"
+        at = "" if source.snapshot is None else f", snapshot {source.snapshot}"
+        message = f"`{source.iceberg}`{at}: {_first_line(error)}"
         raise DataError(Problem("data.source", message)) from error
     if any(task.delete_files for task in tasks):
         raise DataError(

@@ -311,6 +311,13 @@ Source = Annotated[
 ]
 
 
+ClassWeights = Annotated[
+    Annotated[Literal["balanced"], Tag("balanced")]
+    | Annotated[dict[ClassName, PositiveFloat], Tag("named")],
+    Discriminator(lambda value: "balanced" if isinstance(value, str) else "named"),
+]
+
+
 class DataSpec(Spec):
     """Where the rows come from, what is learned from which columns, and on which rows.
 
@@ -324,7 +331,7 @@ class DataSpec(Spec):
     task: Task
     positive: bool | int | str | None = None
     weight: str | None = None
-    class_weights: Literal["balanced"] | dict[ClassName, PositiveFloat] | None = None
+    class_weights: ClassWeights | None = None
     features: dict[str, Annotated[Feature, BeforeValidator(_long_form)]] | None = None
     clean: CleanSpec = CleanSpec()
     split: Split = RandomSplit()

@@ -12,6 +12,7 @@ import datetime
 import difflib
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -47,6 +48,7 @@ def filter_names(text: str) -> set[str]:
     return names - WORDS.keys()
 
 
+@lru_cache(maxsize=64)
 def filter_expression(text: str, schema: pa.Schema) -> pc.Expression:
     """The filter over tables of this schema.
 

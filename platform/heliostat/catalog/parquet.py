@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -56,14 +56,17 @@ def _largest(metadata: pq.FileMetaData, schema: pa.Schema) -> Iterator[tuple[str
 
 
 def read_groups(
-    location: str, indices: Sequence[int], names: Sequence[str] | None, keep: pc.Expression | None
+    location: str,
+    indices: Sequence[int],
+    names: Sequence[str] | None,
+    keep: Callable[[pa.Schema], pc.Expression] | None,
 ) -> Iterator[tuple[int, pa.Table]]:
     """(row group, its table) for each of `indices`, in order; those whose statistics rule out
-    `keep` are left out unread. Many small groups are read at once.
+    `keep(schema of the file)` are left out unread. Many small groups are read at once.
     """
     with open_file(location) as stream, pq.ParquetFile(stream) as file:
         if keep is not None:
-            indices = _possible(location, indices, keep)
+            indices = _possible(location, indices, keep(file.schema_arrow))
         rows = [file.metadata.row_group(index).num_rows for index in indices]
         for start, stop in _runs(rows):
             run = list(indices[start:stop])

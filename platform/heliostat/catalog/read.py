@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -84,7 +85,7 @@ def _tables(
         if filter_text is not None and not filter_names(filter_text) & {
             name for name, _, _ in groups[0].constants
         }:
-            keep = filter_expression(filter_text, parquet.read_footer(location).schema)
+            keep = partial(filter_expression, filter_text)
         yield from parquet.read_groups(location, indices, names, keep)
 
 

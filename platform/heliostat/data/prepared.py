@@ -77,10 +77,6 @@ class Prepared:
         """An `exact` column of all rows."""
         return np.concatenate([shard.exact[name] for shard in self.shards])
 
-    def times(self, name: str) -> npt.NDArray[np.int64]:
-        """A `time` column of all rows, in microseconds."""
-        return np.concatenate([shard.times[name] for shard in self.shards])
-
     def number(self, name: str) -> npt.NDArray[np.float32]:
         """A `number` column of all rows."""
         i = self._number_index[name]
@@ -100,19 +96,6 @@ class Prepared:
         """Each shard with its first row and the one after its last."""
         for shard, start in zip(self.shards, self.offsets, strict=False):
             yield shard, int(start), int(start) + shard.num_rows
-
-    def codes(self, name: str) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
-        """A category of all rows in global codes (-1: missing), and the sorted values."""
-        values = sorted(
-            {v for shard in self.shards for v in shard.categories[name].values if v is not None}
-        )
-        index = {value: code for code, value in enumerate(values)}
-        parts = []
-        for shard in self.shards:
-            category = shard.categories[name]
-            table = np.array([-1 if v is None else index[v] for v in category.values], np.int32)
-            parts.append(table[category.codes] if len(table) else category.codes)
-        return np.concatenate(parts), tuple(values)
 
     @cached_property
     def _number_index(self) -> dict[str, int]:

@@ -94,6 +94,7 @@ def open_data(assignment: Assignment) -> OpenData:
             spec.model.kind,
             spec.seed,
             assignment.fold,
+            assignment.code_digest,  # inputs may be computed by it
         ]
     )
     return _opened(key, _Unhashed(assignment))

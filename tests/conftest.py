@@ -170,6 +170,7 @@ class Store:
 
     filesystem: Any
     environment: dict[str, str]
+    pid: int
 
 
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "not-a-real-secret"}
@@ -206,11 +207,26 @@ def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             region="us-east-1", allow_bucket_creation=True,
         )  # fmt: skip
         filesystem.create_dir("bucket")
-        yield Store(filesystem, S3_KEYS | {"AWS_ENDPOINT_URL": endpoint})
+        yield Store(filesystem, S3_KEYS | {"AWS_ENDPOINT_URL": endpoint}, server.pid)
     finally:
         server.kill()
         server.wait(10)
         log.close()
+
+
+@pytest.fixture(params=["folder", "object store"])
+def storage_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """An empty folder of either kind of storage."""
+    if request.param == "folder":
+        return tmp_path
+    from heliostat.storage.objects import ObjectPath
+
+    store = request.getfixturevalue("s3_store")
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    for key, value in store.environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("HELIOSTAT_CACHE", str(tmp_path / "cache"))
+    return ObjectPath("s3://bucket", f"tests/{tmp_path.name}")
 
 
 def _wait_for_store(endpoint: str, server: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ HeliostatError                  1  failed; resuming would not help
 ├── UnknownOutcomeError         4  nobody can say how it ended
 └── InterruptedRunError         5  `--resume` continues
     ├── PlacementError             the cluster cannot hold what the job asks for
+    ├── StorageError               a disk is full, or a store does not answer
     └── LeaseLostError             another process took the run over
 """
 
@@ -103,6 +104,10 @@ class InterruptedRunError(HeliostatError):
 
 class PlacementError(InterruptedRunError):
     """The cluster cannot hold the workers; the sentence carries the sum."""
+
+
+class StorageError(InterruptedRunError):
+    """Storage cannot be read or written; what was finished stays."""
 
 
 class LeaseLostError(InterruptedRunError):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from heliostat.storage.files import read_json
+from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.segments import read_rows
 from tests.conftest import descendants
 
@@ -51,11 +52,11 @@ def place(tmp_path_factory, flights):
 class Running:
     """`heliostat run` in the background, with an eye on its run folder."""
 
-    def __init__(self, path: Path, run_id: str, storage: Path) -> None:
+    def __init__(self, path: Path, run_id: str, storage: StorePath, *settings: str) -> None:
         self.folder = storage / "runs" / "fault" / run_id
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "heliostat", "run", str(path), "--id", run_id],
+            [sys.executable, "-m", "heliostat", "run", str(path), "--id", run_id, *settings],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -82,11 +83,11 @@ class Running:
         return self.process.returncode, told
 
 
-def weights(folder: Path) -> bytes:
+def weights(folder: StorePath) -> bytes:
     return (folder / "model" / "weights.safetensors").read_bytes()
 
 
-def losses(folder: Path) -> list[tuple[int, float]]:
+def losses(folder: StorePath) -> list[tuple[int, float]]:
     rows = [row for row in read_rows(folder / "metrics") if "train/loss" in row]
     return [(row["step"], row["train/loss"]) for row in rows]
 
@@ -140,6 +141,41 @@ def test_a_killed_driver_is_resumed_and_nothing_changes(place, undisturbed, heli
     assert "resumed at step" in done.stderr
     assert weights(run.folder) == weights(clean) and losses(run.folder) == losses(clean)
     assert read_json(run.folder / "state.json")["attempt"] == 2
+
+
+def test_an_object_store_keeps_a_run_as_a_folder_does(
+    place, undisturbed, heliostat, flights, s3_store, monkeypatch, tmp_path
+):
+    clean = undisturbed(2)
+    for key, value in (s3_store.environment | {"HELIOSTAT_CACHE": str(tmp_path)}).items():
+        monkeypatch.setenv(key, value)
+    storage = as_path("s3://bucket/faults")
+    there = ("--set", f"storage={storage}")
+    run = Running(place(2), "s3", storage, *there)
+    run.wait_for("committed step 200")
+    os.kill(s3_store.pid, signal.SIGSTOP)  # the store is away for a while
+    threading.Event().wait(4)
+    os.kill(s3_store.pid, signal.SIGCONT)
+    run.wait_for("committed step 400")
+    run.process.kill()
+    run.process.communicate()
+    told = heliostat("status", "fault/s3", "--storage", storage).stdout
+    assert "INTERRUPTED" in told
+    job = f"{storage}/runs/fault/s3/job.yaml"
+    done = heliostat("run", job, "--resume", "fault/s3")
+    assert done.returncode == 0 and "resumed at step" in done.stderr, done.stderr
+    assert weights(run.folder) == weights(clean) and losses(run.folder) == losses(clean)
+    folder = storage / "runs" / "fault" / "s3"
+    assert b"<svg" in (folder / "report.html").read_bytes()
+    lines = heliostat("logs", "fault/s3", "--storage", storage).stdout
+    assert "report    s3://bucket/faults" in lines
+    target = f"{storage}/predictions"
+    scored = heliostat(
+        "predict", "fault/s3", "--data", flights, "--out", target, "--storage", storage
+    )
+    assert scored.returncode == 0, scored.stderr
+    names = [path.name for path in as_path(target).iterdir()]
+    assert "_SUCCESS" in names and "part-00000.parquet" in names
 
 
 def test_ctrl_c_stops_after_a_checkpoint_and_resume_goes_on(place, undisturbed, heliostat):

@@ -29,7 +29,7 @@ def command(storage: str | None, older_than: str, dry_run: bool, as_json: bool) 
         if not dry_run:
             remove(stale)
         if not as_json:
-            place = stale.path.relative_to(opened.root)
+            place = str(stale.path).removeprefix(f"{opened.root}/")
             print(f"{format_bytes(stale.num_bytes):>10}  {place}  {stale.reason}")
     total = sum(stale.num_bytes for stale in found)
     if as_json:

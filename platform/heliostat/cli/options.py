@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 
 from heliostat.spec.load import Job, load_job, load_site
 from heliostat.spec.site import SiteSpec
+from heliostat.storage.objects import as_path
 from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -36,7 +38,7 @@ def storage_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_job(files: tuple[str, ...], settings: tuple[str, ...]) -> Job:
     """The job, with the site file's storage and limits where it names none of its own."""
-    job = load_job(*files, settings=settings)
+    job = load_job(*(_on_this_machine(file) for file in files), settings=settings)
     site = read_site()
     settings_of_site: dict[str, object] = {}
     if job.spec.storage is None and site.storage is not None:
@@ -45,6 +47,16 @@ def read_job(files: tuple[str, ...], settings: tuple[str, ...]) -> Job:
         for key in site.limits.model_fields_set - job.spec.limits.model_fields_set:
             settings_of_site[f"limits.{key}"] = getattr(site.limits, key)
     return job.replace(settings_of_site)
+
+
+def _on_this_machine(file: str) -> Path:
+    """A job file of an object store is copied first: `run s3://.../job.yaml --resume`."""
+    path = as_path(file)
+    if isinstance(path, Path):
+        return path
+    copy = Path(tempfile.mkdtemp(prefix="heliostat-job-")) / path.name
+    path.download(copy)
+    return copy
 
 
 def site_path() -> Path:

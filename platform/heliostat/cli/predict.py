@@ -9,6 +9,7 @@ import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import open_storage, storage_option
+from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.runs import Storage
 
 
@@ -28,7 +29,7 @@ def command(
     from heliostat.train.predict import predict
 
     with connected(address) as cluster:
-        counts = predict(model, source, Path(target).absolute(), int(cluster.cpus), show_progress)
+        counts = predict(model, source, as_path(target), int(cluster.cpus), show_progress)
     if as_json:
         print_json(counts | {"out": target})
     else:
@@ -37,10 +38,10 @@ def command(
             print(f"{counts['without_prediction']:,} of them without a prediction", file=sys.stderr)
 
 
-def model_folder(storage: Storage, run: str) -> Path:
+def model_folder(storage: Storage, run: str) -> StorePath:
     """The model of a run, or a model folder given by its path."""
-    if (Path(run) / "model.json").exists():
-        return Path(run)
+    if ("/" in run or Path(run).exists()) and (as_path(run) / "model.json").exists():
+        return as_path(run)
     folder = storage.find(run)
     if not (folder.model / "model.json").exists():
         from heliostat.errors import Problem, UserError

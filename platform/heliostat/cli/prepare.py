@@ -24,14 +24,15 @@ def command(
     from heliostat.data.prepare import is_prepared, prepare
     from heliostat.run.cluster import check_storage_is_shared, connected
 
+    folder = storage.prepared / plan.prepared_digest
     reused = is_prepared(plan, storage.prepared)
     with connected(address) as cluster:
         check_storage_is_shared(storage.root)
         prepared = prepare(plan, storage.prepared, int(cluster.cpus), _show)
     if as_json:
-        print_json({"folder": str(prepared.folder), "rows": prepared.num_rows, "reused": reused})
+        print_json({"folder": str(folder), "rows": prepared.num_rows, "reused": reused})
     else:
-        print(prepared.folder)
+        print(folder)
 
 
 def _show(done: int, total: int) -> None:

@@ -9,7 +9,6 @@ time; others that want it wait.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -27,22 +26,17 @@ from heliostat.errors import ArtifactError, DataError, Problem
 from heliostat.plan.inputs import PackedColumn
 from heliostat.plan.plan import Plan
 from heliostat.storage.clean import LEASES
-from heliostat.storage.files import (
-    FORMAT,
-    STAGE_PREFIX,
-    encode_json,
-    publish_folder,
-    read_json,
-    write_json,
-)
+from heliostat.storage.files import FORMAT, encode_json, read_json, touch, write_json
+from heliostat.storage.folders import lasting_stage, new_file, publish_folder, remove_folder
 from heliostat.storage.lease import Lease
+from heliostat.storage.objects import StorePath, as_path
 
 WAIT_SECONDS = 0.5
 Progress = Callable[[int, int], None]
 Shard = dict[str, Any]
 
 
-def prepare(plan: Plan, folder: Path, num_tasks: int, progress: Progress) -> Prepared:
+def prepare(plan: Plan, folder: StorePath, num_tasks: int, progress: Progress) -> Prepared:
     """The prepared copy of the plan's source under `folder`, made now if it is not there.
 
     `progress(rows done, rows in all)` is called as shards are finished, and while another
@@ -53,7 +47,6 @@ def prepare(plan: Plan, folder: Path, num_tasks: int, progress: Progress) -> Pre
     """
     final = folder / plan.prepared_digest
     folder.mkdir(parents=True, exist_ok=True)
-    stage = folder / f"{STAGE_PREFIX}{plan.prepared_digest}"
     while not (final / MANIFEST).exists():
         lease = Lease.acquire(folder / LEASES / plan.prepared_digest)
         if lease is None:
@@ -63,21 +56,21 @@ def prepare(plan: Plan, folder: Path, num_tasks: int, progress: Progress) -> Pre
         with lease.kept():
             if not (final / MANIFEST).exists():
                 try:
-                    _prepare(plan, stage, final, num_tasks, progress)
+                    _prepare(plan, final, num_tasks, progress)
                 except DataError:  # only another source can mend it, and that is another copy
-                    shutil.rmtree(stage, ignore_errors=True)
+                    remove_folder(lasting_stage(final))
                     raise
-    os.utime(final / MANIFEST)  # `clean` goes by when a copy was last opened
+    touch(final / MANIFEST)  # `clean` goes by when a copy was last opened
     return Prepared.open(final)
 
 
-def is_prepared(plan: Plan, folder: Path) -> bool:
+def is_prepared(plan: Plan, folder: StorePath) -> bool:
     """Whether the copy is already there."""
     return (folder / plan.prepared_digest / MANIFEST).exists()
 
 
-def _prepare(plan: Plan, stage: Path, final: Path, num_tasks: int, progress: Progress) -> None:
-    stage.mkdir(exist_ok=True)
+def _prepare(plan: Plan, final: StorePath, num_tasks: int, progress: Progress) -> None:
+    stage = lasting_stage(final)
     finished = _pack_all(plan, stage, num_tasks, progress)
     shards = [shard for unit in finished for shard in unit["shards"]]
     filtered = sum(unit["filtered"] for unit in finished)
@@ -98,10 +91,13 @@ def _prepare(plan: Plan, stage: Path, final: Path, num_tasks: int, progress: Pro
         "shards": shards,
     }
     write_json(stage / MANIFEST, manifest)
-    publish_folder(stage, final)
+    if isinstance(stage, Path):
+        publish_folder(stage, final, MANIFEST)
 
 
-def _pack_all(plan: Plan, stage: Path, num_tasks: int, progress: Progress) -> list[dict[str, Any]]:
+def _pack_all(
+    plan: Plan, stage: StorePath, num_tasks: int, progress: Progress
+) -> list[dict[str, Any]]:
     units = units_of(plan.catalog)
     finished = {unit.index: result for unit in units if (result := _finished(stage, unit))}
     left = [unit for unit in units if unit.index not in finished]
@@ -122,19 +118,21 @@ def _pack_all(plan: Plan, stage: Path, num_tasks: int, progress: Progress) -> li
     return [finished[unit.index] for unit in units]
 
 
-def _note(folder: Path, unit: Unit) -> Path:
+def _note(folder: StorePath, unit: Unit) -> StorePath:
     return folder / f"unit-{unit.index:06d}.json"
 
 
-def _finished(stage: Path, unit: Unit) -> dict[str, Any] | None:
+def _finished(stage: StorePath, unit: Unit) -> dict[str, Any] | None:
     """What an earlier attempt left of a unit, if it is whole."""
     try:
         result = read_json(_note(stage, unit))
     except ArtifactError:
         return None
     for shard in result["shards"]:
-        path = stage / shard["file"]
-        if not path.exists() or path.stat().st_size != shard["bytes"]:
+        try:
+            if (stage / shard["file"]).stat().st_size != shard["bytes"]:
+                return None
+        except FileNotFoundError:
             return None
     return result
 
@@ -150,13 +148,11 @@ def _pack_unit(
         filtered += sum(piece.num_read - len(piece.rows) for piece in pieces)
         full = [piece for piece in pieces if len(piece.rows)]
         if full:
-            path = Path(folder) / f"shard-{unit.index:06d}-{len(shards)}.arrow"
+            path = as_path(folder) / f"shard-{unit.index:06d}-{len(shards)}.arrow"
             shards.append(_write_shard(path, full, columns, row_filter is not None))
     result = {"format": FORMAT, "shards": shards, "filtered": filtered}
-    note = _note(Path(folder), unit)
-    temporary = note.with_suffix(".part")
-    temporary.write_bytes(encode_json(result))
-    temporary.rename(note)
+    with new_file(_note(as_path(folder), unit)) as note:
+        note.write_bytes(encode_json(result))
     return result
 
 
@@ -174,22 +170,22 @@ def _shard_sized(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
 
 
 def _write_shard(
-    path: Path, pieces: Sequence[Piece], columns: tuple[PackedColumn, ...], gaps: bool
+    path: StorePath, pieces: Sequence[Piece], columns: tuple[PackedColumn, ...], gaps: bool
 ) -> Shard:
     rows = np.concatenate([piece.rows for piece in pieces])
     table = pa.concat_tables(piece.table for piece in pieces)
     batch, infinite = pack_table(table, columns, rows if gaps else None)
-    temporary = path.with_suffix(".part")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    with temporary.open("rb") as handle:
-        # Begin to write it to disk and go on: publishing waits for what is left.
-        os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    temporary.rename(path)
+    with new_file(path) as file:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        with file.open("rb") as handle:
+            # Begin to write it to disk and go on: publishing waits for what is left.
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        num_bytes = file.stat().st_size
     return {
         "file": path.name,
         "rows": batch.num_rows,
-        "bytes": path.stat().st_size,
+        "bytes": num_bytes,
         "segments": _segments(pieces, gaps),
         "infinite": infinite,
     }

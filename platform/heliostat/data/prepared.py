@@ -15,7 +15,9 @@ from heliostat.data.blocks import gather_of
 from heliostat.data.hashing import Hashes, key_of, row_hashes
 from heliostat.data.pack import Packed, unpack
 from heliostat.errors import ArtifactError
+from heliostat.storage.cache import local_copy
 from heliostat.storage.files import read_json
+from heliostat.storage.objects import StorePath
 
 MANIFEST = "manifest.json"
 
@@ -44,13 +46,14 @@ class Prepared:
     filtered: int
 
     @classmethod
-    def open(cls, folder: Path) -> Prepared:
-        """Map the copy in `folder`; a second call in the same process shares the first's maps.
+    def open(cls, folder: StorePath) -> Prepared:
+        """Map the copy in `folder`; a second call in the same process shares the first's maps. Of
+        an object store it maps what it has copied to this machine.
 
         Raises:
             ArtifactError: the manifest or a shard is damaged.
         """
-        return _open(folder)
+        return _open(local_copy(folder))
 
     @property
     def num_rows(self) -> int:

@@ -32,7 +32,8 @@ from heliostat.spec.data import (
     TimeSplit,
 )
 from heliostat.spec.identity import digest_of
-from heliostat.storage.files import publish_folder, read_json, stage_folder, write_json
+from heliostat.storage.files import read_json, write_json
+from heliostat.storage.folders import publish_folder, stage_folder
 
 Rows = npt.NDArray[np.int64]
 PartLabels = npt.NDArray[np.int16]
@@ -280,7 +281,7 @@ def _publish(
         _check_folds(roles, num_folds)
     rows = {side: int(count) for side, count in zip(SIDES, counts, strict=False)}
     write_json(stage / MANIFEST, {"rows": rows, "dropped": cleaned.dropped})
-    publish_folder(stage, final)
+    publish_folder(stage, final, MANIFEST)
 
 
 def _write_rows(path: Path, count: int, prepared: Prepared, mask: npt.NDArray[np.bool_]) -> None:

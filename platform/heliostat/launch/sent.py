@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from heliostat.errors import ArtifactError
 from heliostat.storage.files import read_json, write_json
+from heliostat.storage.objects import StorePath, matching
 from heliostat.storage.runs import Storage
 
 
@@ -35,7 +35,7 @@ def remember(storage: Storage, sent: Sent) -> None:
 
 def all_sent(storage: Storage) -> Iterator[Sent]:
     """Every submission remembered, oldest first."""
-    paths = sorted(_folder(storage).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    paths = sorted(matching(_folder(storage), "*.json"), key=lambda path: path.stat().st_mtime)
     for path in paths:
         try:
             value = read_json(path)
@@ -50,5 +50,5 @@ def find_sent(storage: Storage, reference: str) -> Sent | None:
     return found[-1] if found else None
 
 
-def _folder(storage: Storage) -> Path:
+def _folder(storage: Storage) -> StorePath:
     return storage.root / "sent"

@@ -86,7 +86,5 @@ def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
     for key in ("mlflow", "register"):
         if getattr(spec.track, "register_" if key == "register" else key) is not None:
             yield f"track.{key}", "tracking is"
-    if spec.storage is not None and "://" in spec.storage:
-        yield "storage", "remote storage is"
     if spec.code is not None and spec.code.requirements is not None:
         yield "code.requirements", "installing requirements is"

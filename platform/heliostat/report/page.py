@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from statistics import stdev
 from typing import Any
 
@@ -17,6 +16,7 @@ from heliostat.report.console import duration_text, number_text
 from heliostat.report.figures import confusion_figure, curve_figure, residual_figure, trial_figure
 from heliostat.report.result import Result
 from heliostat.storage.files import read_json, write_bytes
+from heliostat.storage.objects import StorePath, matching
 from heliostat.storage.runs import RunFolder
 from heliostat.storage.segments import read_rows
 
@@ -25,7 +25,7 @@ MAX_TRIAL_ROWS = 100
 Row = Mapping[str, Any]
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder) -> StorePath:
     """Write the page of a finished run; return where it is."""
     result = Result.load(folder.path)
     path = folder.path / FILE
@@ -98,7 +98,7 @@ def _trials(folder: RunFolder, result: Result) -> list[dict[str, Any]]:
 
 def _trial_rows(folder: RunFolder) -> list[dict[str, Any]]:
     rows = []
-    for path in sorted(folder.metrics.glob("trial-*.jsonl")):
+    for path in matching(folder.metrics, "trial-*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines():
             rows.append(json.loads(line))
     return rows
@@ -113,5 +113,5 @@ def _phases(result: Result) -> list[tuple[str, float]]:
     return [(name, seconds) for name, seconds in result.seconds.items() if name != "total"]
 
 
-def _text(path: Path) -> str:
+def _text(path: StorePath) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from heliostat.storage.files import read_json, write_json
+from heliostat.storage.objects import StorePath
 
 FILE = "result.json"
 
@@ -45,12 +45,12 @@ class Result:
                 return float(value)
         return None
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: StorePath) -> None:
         """Publish `result.json` in a run folder."""
         write_json(folder / FILE, asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> Result:
+    def load(cls, folder: StorePath) -> Result:
         """Read `result.json`; unknown keys of newer versions are ignored."""
         value = read_json(folder / FILE)
         known = {key: value[key] for key in cls.__dataclass_fields__ if key in value}

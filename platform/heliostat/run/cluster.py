@@ -14,7 +14,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from heliostat.errors import LaunchError, PlacementError, Problem, UserError
+from heliostat.errors import LaunchError, PlacementError, Problem, StorageError, UserError
+from heliostat.storage.objects import StorePath, as_path
 
 PROBE_SECONDS = 60
 
@@ -91,7 +92,7 @@ def require_capacity(cluster: Cluster, workers: int, cpu: float, gpu: float) -> 
         )
 
 
-def check_storage_is_shared(folder: Path) -> None:
+def check_storage_is_shared(folder: StorePath) -> None:
     """A local folder is no storage for several nodes, unless every node sees the same files.
 
     Raises:
@@ -129,8 +130,8 @@ def check_storage_is_shared(folder: Path) -> None:
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
 def _probe(path: str) -> str:
     try:
-        return Path(path).read_text()
-    except OSError:
+        return as_path(path).read_text()
+    except (OSError, StorageError):
         return ""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ruamel.yaml import YAML
 
-from heliostat.catalog.code import CODE_FOLDER, copy_code
+from heliostat.catalog.code import CODE_FOLDER, code_digest, code_files, copy_code
 from heliostat.data.prepare import is_prepared, prepare
 from heliostat.data.units import units_of
 from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError
@@ -27,8 +27,11 @@ from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
 from heliostat.run.record import RunRecord
 from heliostat.spec.load import Job
+from heliostat.storage.cache import local_copy
 from heliostat.storage.files import write_bytes, write_json
+from heliostat.storage.folders import publish_folder, remove_folder, stage_folder
 from heliostat.storage.lease import Lease
+from heliostat.storage.objects import StorePath
 from heliostat.storage.runs import DEFAULT_STORAGE, RunFolder, Storage
 from heliostat.train.assignment import Assignment, RunPlace, open_data
 from heliostat.train.driver import Watch, build_group, drive
@@ -210,7 +213,7 @@ class _Run:
         assignment = Assignment(
             job=self.spec.model_dump(mode="json", by_alias=True),
             columns=plan.columns,
-            prepared=str(prepared.folder),
+            prepared=str(self.storage.prepared / plan.prepared_digest),
             data_digest=plan.catalog.digest,
             code=self._keep_code(),
             code_digest=self.claim.code_digest,
@@ -247,8 +250,11 @@ class _Run:
         if self.spec.code is None:
             return None
         kept = self.folder.path / CODE_FOLDER
-        if not kept.exists():
-            copy_code(Path(self.spec.code.path), kept)
+        if not _holds(kept, self.claim.code_digest):
+            remove_folder(kept)
+            stage = stage_folder(self.folder.path)
+            copy_code(Path(self.spec.code.path), stage)
+            publish_folder(stage, kept, code_files(stage)[-1].relative_to(stage).as_posix())
         return str(kept)
 
     def _tune(self, assignment: Assignment, cluster: Cluster, watch: Watch) -> _Outcome:
@@ -311,6 +317,11 @@ class _Run:
         write_bytes(folder / "plan.txt", plan_text(self.plan).encode())
         write_json(folder / "plan.json", self.plan.to_json())
         write_bytes(folder / "job.yaml", yaml_text(dict(self.plan.job.value)).encode())
+
+
+def _holds(folder: StorePath, digest: str) -> bool:
+    """Whether the code with this digest is there, whole."""
+    return folder.exists() and code_digest(local_copy(folder)) == digest
 
 
 def yaml_text(value: dict[str, Any]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,8 +15,10 @@ from heliostat.report.console import Console, duration_text, number_text
 from heliostat.run.cluster import Cluster
 from heliostat.run.record import RunRecord
 from heliostat.spec.identity import trial_id
+from heliostat.storage.folders import copy_folder
+from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.runs import RunFolder, Storage
-from heliostat.train.artifact import load_model
+from heliostat.train.artifact import DESCRIPTION, load_model
 from heliostat.train.assignment import Assignment, open_data
 from heliostat.train.driver import Watch, build_group, drive
 from heliostat.train.scoring import final_metrics
@@ -79,13 +79,12 @@ def tune_job(
     best = run_sweep(sweep)
     record.console.rest()
     assignment = assignments[next(trial.index for trial in trials if trial.id == best.id)]
-    if not (models / best.id / "model.json").exists():
+    if not (models / best.id / DESCRIPTION).exists():
         record.note(f"the model of trial {best.id} was not kept; it is trained again")
         group = build_group(assignment.spec, str(folder.path / "ray"))
         group.start()
         drive(group, assignment, record, watch)
-    shutil.rmtree(folder.model, ignore_errors=True)
-    shutil.copytree(models / best.id, folder.model)
+    copy_folder(models / best.id, folder.model, DESCRIPTION)
     metrics, details = ray.get(_score_best.remote(assignment, str(folder.model)))
     if "validation" not in metrics:  # the folds' means
         metrics = {**metrics, "validation": best.metrics}
@@ -95,7 +94,7 @@ def tune_job(
 
 
 def _trials(
-    plan: Plan, base: Assignment, models: Path
+    plan: Plan, base: Assignment, models: StorePath
 ) -> tuple[list[Trial], dict[int, Assignment]]:
     """A trial is the job with some keys replaced: the same training path, another identity."""
     trials, assignments = [], {}
@@ -138,7 +137,7 @@ def _concurrency(plan: Plan, cluster: Cluster) -> int:
 @ray.remote  # type: ignore[untyped-decorator]
 def _score_best(assignment: Assignment, model_folder: str) -> tuple[Any, Any]:
     """Metrics of the best model on every side, in a worker."""
-    model = load_model(Path(model_folder))
+    model = load_model(as_path(model_folder))
     return final_metrics(assignment.spec, open_data(assignment), model.predictor, SoloWorld())
 
 

@@ -4,7 +4,6 @@ checkpoints. Nothing outside a folder that carries our marker is ever looked at.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ from pathlib import Path
 
 from heliostat.errors import ArtifactError
 from heliostat.storage.files import STAGE_PREFIX, read_json
+from heliostat.storage.folders import remove_folder
 from heliostat.storage.lease import read_holder
+from heliostat.storage.objects import ObjectPath, StorePath, matching
 from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
 
+MANIFEST = "manifest.json"  # of a prepared copy: there once it is whole
 LEASES = ".leases"  # in `prepared`: who prepares which copy
 LEFTOVER_SECONDS = 3600.0  # a stage that nobody has touched for so long has no writer any more
 
@@ -23,7 +25,7 @@ LEFTOVER_SECONDS = 3600.0  # a stage that nobody has touched for so long has no 
 class Stale:
     """Something to remove, why, and how much it takes."""
 
-    path: Path
+    path: StorePath
     reason: str
     num_bytes: int
 
@@ -43,13 +45,13 @@ def find_stale(storage: Storage, older_than_seconds: float) -> list[Stale]:
 def remove(stale: Stale) -> None:
     """Remove one thing, for good."""
     if stale.path.is_dir():
-        shutil.rmtree(stale.path, ignore_errors=True)
+        remove_folder(stale.path, MANIFEST)
     else:
         stale.path.unlink(missing_ok=True)
 
 
 def _leftovers(storage: Storage, now: float) -> Iterator[Stale]:
-    for path in sorted(storage.root.rglob(f"{STAGE_PREFIX}*")):
+    for path in _unfinished(storage):
         digest = path.name.removeprefix(STAGE_PREFIX)
         holder = read_holder(storage.prepared / LEASES / digest)
         if holder is not None and holder.alive:
@@ -58,9 +60,17 @@ def _leftovers(storage: Storage, now: float) -> Iterator[Stale]:
             yield _stale(path, "left by a writer that was killed")
 
 
+def _unfinished(storage: Storage) -> list[StorePath]:
+    """What looks like a stage; in an object store, a copy without its manifest."""
+    if isinstance(storage.root, Path):
+        return sorted(storage.root.rglob(f"{STAGE_PREFIX}*"))
+    copies = [path for path in storage.prepared.iterdir() if not path.name.startswith(".")]
+    return [path for path in copies if not (path / MANIFEST).exists()]
+
+
 def _copies(storage: Storage, before: float) -> Iterator[Stale]:
     used = {_prepared_of(run) for run in storage.runs() if _status(run) in RUNNING_STATES}
-    for manifest in sorted(storage.prepared.glob("*/manifest.json")):
+    for manifest in matching(storage.prepared, f"*/{MANIFEST}"):
         copy = manifest.parent
         if copy.name not in used and manifest.stat().st_mtime < before:
             yield _stale(copy, "a prepared copy that no run has opened since")
@@ -80,12 +90,16 @@ def _prepared_of(run: RunFolder) -> str | None:
         return None
 
 
-def _touched(path: Path) -> float:
+def _touched(path: StorePath) -> float:
     """When it, or what is right in it, was last written."""
+    if isinstance(path, ObjectPath):
+        return max((entry.stat().st_mtime for entry in path.objects()), default=0.0)
     inside = path.iterdir() if path.is_dir() else ()
     return max(entry.lstat().st_mtime for entry in (path, *inside))
 
 
-def _stale(path: Path, reason: str) -> Stale:
+def _stale(path: StorePath, reason: str) -> Stale:
+    if isinstance(path, ObjectPath):
+        return Stale(path, reason, sum(size for _, size, _ in path.listing()))
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Stale(path, reason, sum(file.stat().st_size for file in files))

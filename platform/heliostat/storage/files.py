@@ -1,54 +1,83 @@
 """Temp-then-publish: a reader never sees half a file, a killed writer leaves nothing that
 looks whole.
 
-Everything here works on a file system with atomic rename and exclusive creation.
+On a file system by rename and exclusive creation; an object store puts an object whole, and
+conditionally where it must be the first.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
-import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from heliostat.errors import ArtifactError
+from heliostat.errors import ArtifactError, StorageError
+from heliostat.storage.objects import ObjectPath, StorePath
 
 FORMAT = 1
 STAGE_PREFIX = ".stage-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Publish `content` at `path`, replacing what was there in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.parent / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
-    try:
-        _write_through(stage, content, "wb")
+def write_bytes(path: StorePath, content: bytes) -> None:
+    """Publish `content` at `path`, replacing what was there in one step.
+
+    Raises:
+        StorageError: the disk is full, or the store does not answer.
+    """
+    if isinstance(path, ObjectPath):
+        path.write_bytes(content)
+        return
+    with on_full_disk(path), _staged(path, content) as stage:
         os.replace(stage, path)
-    finally:
-        stage.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
-def create_bytes(path: Path, content: bytes) -> bool:
-    """Publish `content` at `path` only if nothing is there; tell whether it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.parent / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
-    try:
-        _write_through(stage, content, "wb")
-        os.link(stage, path)
-    except FileExistsError:
-        return False
-    finally:
-        stage.unlink(missing_ok=True)
-    sync_folder(path.parent)
+def create_bytes(path: StorePath, content: bytes) -> bool:
+    """Publish `content` at `path` only if nothing is there; tell whether it was.
+
+    Raises:
+        StorageError: the disk is full, or the store does not answer.
+    """
+    if isinstance(path, ObjectPath):
+        return path.create(content)
+    with on_full_disk(path):
+        try:
+            with _staged(path, content) as stage:
+                os.link(stage, path)
+        except FileExistsError:
+            return False
     return True
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def touch(path: StorePath) -> None:
+    """Make an existing file as young as if it had just been written."""
+    if isinstance(path, ObjectPath):
+        path.write_bytes(path.read_bytes())
+    else:
+        os.utime(path)
+
+
+@contextmanager
+def on_full_disk(path: Path) -> Iterator[None]:
+    """Say where a disk has no room left, or fails.
+
+    Raises:
+        StorageError: in place of the operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_json(path: StorePath, value: Mapping[str, Any]) -> None:
     """Publish `value` as JSON, stamped with the format. Non-finite numbers become null."""
     write_bytes(path, encode_json({"format": FORMAT} | dict(value)))
 
@@ -71,7 +100,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: StorePath) -> dict[str, Any]:
     """The JSON object at `path`.
 
     Raises:
@@ -93,31 +122,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def stage_folder(parent: Path) -> Path:
-    """A new folder beside the place where it will be published."""
-    stage = parent / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
-    stage.mkdir(parents=True)
-    return stage
-
-
-def publish_folder(stage: Path, final: Path) -> bool:
-    """Rename a finished stage into place; False (and the stage gone) if somebody was first."""
-    for file in stage.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    sync_folder(stage)
-    try:
-        stage.rename(final)
-    except OSError:
-        if not final.exists():
-            raise
-        shutil.rmtree(stage)
-        return False
-    sync_folder(final.parent)
-    return True
-
-
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -127,14 +131,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _write_through(path: Path, content: bytes, mode: str) -> None:
-    with path.open(mode) as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
+@contextmanager
+def _staged(path: Path, content: bytes) -> Iterator[Path]:
+    """`content` in a file beside `path`, flushed to the disk; then whatever became of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = path.parent / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
+    try:
+        with stage.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        yield stage
+    finally:
+        stage.unlink(missing_ok=True)
+    sync_folder(path.parent)

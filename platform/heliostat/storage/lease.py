@@ -12,13 +12,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heliostat.errors import ArtifactError, LeaseLostError
+from heliostat.errors import ArtifactError, LeaseLostError, StorageError
 from heliostat.storage.files import FORMAT, create_bytes, encode_json, read_json, write_json
+from heliostat.storage.objects import StorePath, matching
 
 HEARTBEAT_SECONDS = 2.0
 EXPIRY_SECONDS = 30.0
@@ -48,9 +49,9 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
-def read_holder(folder: Path) -> Holder | None:
+def read_holder(folder: StorePath) -> Holder | None:
     """The present holder of the lease in `folder`, alive or not."""
-    claims = sorted(folder.glob("[0-9]*.json"))
+    claims = matching(folder, "[0-9]*.json")
     if not claims:
         return None
     try:
@@ -64,11 +65,11 @@ def read_holder(folder: Path) -> Holder | None:
 class Lease:
     """Holds the run whose lease lies in `folder`; `token` fences older writers off."""
 
-    def __init__(self, folder: Path, token: int) -> None:
+    def __init__(self, folder: StorePath, token: int) -> None:
         self.folder, self.token = folder, token
 
     @classmethod
-    def acquire(cls, folder: Path) -> Lease | None:
+    def acquire(cls, folder: StorePath) -> Lease | None:
         """Take the lease; None if a living holder has it."""
         holder = read_holder(folder)
         if holder is not None and holder.alive:
@@ -93,7 +94,8 @@ class Lease:
 
         def pump() -> None:
             while not done.wait(HEARTBEAT_SECONDS):
-                self.beat()
+                with suppress(StorageError):  # it may come back before the lease expires
+                    self.beat()
 
         thread = threading.Thread(target=pump, daemon=True, name="lease")
         thread.start()
@@ -109,7 +111,7 @@ class Lease:
         write_json(_claim_path(self.folder, self.token), _claim() | {"released": True})
 
 
-def check_token(folder: Path, token: int) -> None:
+def check_token(folder: StorePath, token: int) -> None:
     """Raise LeaseLostError unless `token` is the newest claim: called before each commit."""
     if _claim_path(folder, token + 1).exists():
         raise LeaseLostError(
@@ -137,7 +139,7 @@ def _signal_start(pid: int) -> float | None:
     return 0.0
 
 
-def _claim_path(folder: Path, token: int) -> Path:
+def _claim_path(folder: StorePath, token: int) -> StorePath:
     return folder / f"{token:05d}.json"
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heliostat.errors import ArtifactError, Problem, UserError
+from heliostat.errors import ArtifactError, Problem, StorageError, UserError
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.lease import read_holder
+from heliostat.storage.objects import ObjectPath, StorePath, as_path
 
 ID_PATTERN = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")
 MARKER = "heliostat.json"
@@ -24,9 +25,11 @@ RUNNING_STATES = ("PENDING", "RUNNING")
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder that carries our marker and holds `runs/` and `prepared/`."""
+    """A folder that carries our marker and holds `runs/` and `prepared/`: on a file system, or
+    in an object store.
+    """
 
-    root: Path
+    root: StorePath
 
     @classmethod
     def open(cls, location: str) -> Storage:
@@ -35,11 +38,17 @@ class Storage:
         Raises:
             UserError: the folder cannot be made or written.
         """
-        root = Path(location).expanduser().absolute()  # workers have other current folders
+        root = as_path(location)
+        if isinstance(root, Path):
+            root = root.expanduser().absolute()  # workers have other current folders
         try:
+            if isinstance(root, ObjectPath):
+                root.reach()
             root.mkdir(parents=True, exist_ok=True)
             if not (root / MARKER).exists():
                 write_json(root / MARKER, {"what": "heliostat storage"})
+        except StorageError as error:
+            raise UserError(Problem("storage", str(error))) from None
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise UserError(
@@ -48,11 +57,11 @@ class Storage:
         return cls(root)
 
     @property
-    def prepared(self) -> Path:
+    def prepared(self) -> StorePath:
         """Where prepared copies of data sets live."""
         return self.root / "prepared"
 
-    def ledger(self, name: str) -> Path:
+    def ledger(self, name: str) -> StorePath:
         """The folder of a name's sweep ledger."""
         return self.root / "runs" / name / "trials"
 
@@ -78,12 +87,14 @@ class Storage:
             UserError: there is none.
         """
         name, _, run_id = reference.partition("/")
-        if run_id and (found := self.root / "runs" / name / run_id / "state.json").exists():
-            return RunFolder(found.parent)
+        named = self.root / "runs" / name / run_id
+        if ID_PATTERN.match(run_id) and (named / "state.json").exists():
+            return RunFolder(named)
         if not run_id and (runs := list(self.runs(name))):
             return runs[-1]
-        if (Path(reference) / "state.json").exists():
-            return RunFolder(Path(reference).resolve())
+        folder = as_path(reference)
+        if (folder / "state.json").exists():
+            return RunFolder(folder.resolve() if isinstance(folder, Path) else folder)
         known = sorted({folder.name for folder in self.runs()})
         hint = f"known names: {', '.join(known)}" if known else "there is no run yet"
         raise UserError(Problem(str(self.root), f"no run `{reference}` here", hint))
@@ -93,7 +104,7 @@ class Storage:
 class RunFolder:
     """One run's files. See the contract for what each one holds."""
 
-    path: Path
+    path: StorePath
 
     @property
     def name(self) -> str:
@@ -111,32 +122,32 @@ class RunFolder:
         return f"{self.name}/{self.run_id}"
 
     @property
-    def model(self) -> Path:
+    def model(self) -> StorePath:
         """The finished model."""
         return self.path / "model"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> StorePath:
         """Committed checkpoints."""
         return self.path / "checkpoints"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> StorePath:
         """Metric rows, in segments."""
         return self.path / "metrics"
 
     @property
-    def logs(self) -> Path:
+    def logs(self) -> StorePath:
         """What the run printed, in segments."""
         return self.path / "logs"
 
     @property
-    def lease(self) -> Path:
+    def lease(self) -> StorePath:
         """Who may write here."""
         return self.path / "lease"
 
     @property
-    def stop_request(self) -> Path:
+    def stop_request(self) -> StorePath:
         """Present once somebody asked the run to stop."""
         return self.path / "stop.json"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Scores, Shape
 from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
-from heliostat.storage.files import publish_folder, read_json, sha256_of, stage_folder, write_json
+from heliostat.storage.cache import local_copy
+from heliostat.storage.files import read_json, write_json
+from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
+from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.versions import versions
 
@@ -63,12 +65,12 @@ def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> 
     """Publish the model folder of a finished training, unless nobody wants it."""
     if assignment.model_folder is None:
         return
-    folder = Path(assignment.model_folder)
+    folder = as_path(assignment.model_folder)
     spec = assignment.spec
     stage = stage_folder(folder.parent)
     file = predictor.save(stage)
-    if assignment.code is not None:
-        copy_code(Path(assignment.code), stage / CODE_FOLDER)
+    if assignment.code_folder is not None:
+        copy_code(assignment.code_folder, stage / CODE_FOLDER)
     value = {
         "name": spec.name,
         "kind": spec.model.kind,
@@ -84,9 +86,8 @@ def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> 
         "versions": versions(),
     }
     write_json(stage / DESCRIPTION, value)
-    if folder.exists():
-        shutil.rmtree(folder)
-    publish_folder(stage, folder)
+    remove_folder(folder, DESCRIPTION)
+    publish_folder(stage, folder, DESCRIPTION)
 
 
 def _signature(assignment: Assignment, data: OpenData) -> Mapping[str, Any]:
@@ -101,12 +102,14 @@ def _signature(assignment: Assignment, data: OpenData) -> Mapping[str, Any]:
     return {"inputs": inputs, "outputs": outputs}
 
 
-def load_model(folder: Path) -> TrainedModel:
-    """The model in `folder`; own code is imported from the copy kept with it.
+def load_model(stored_folder: StorePath) -> TrainedModel:
+    """The model in a folder; own code is imported from the copy kept with it.
 
     Raises:
         ArtifactError: a file is missing, changed, or of a newer format.
     """
+    read_json(stored_folder / DESCRIPTION)
+    folder = local_copy(stored_folder)
     value = read_json(folder / DESCRIPTION)
     for name, digest in value["files"].items():
         if not (folder / name).exists() or sha256_of(folder / name) != digest:

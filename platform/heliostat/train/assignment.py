@@ -21,6 +21,8 @@ from heliostat.models.predictor import Shape
 from heliostat.plan.columns import Columns
 from heliostat.spec.identity import digest_of
 from heliostat.spec.job import JobSpec
+from heliostat.storage.cache import local_copy
+from heliostat.storage.objects import as_path
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Assignment:
     def spec(self) -> JobSpec:
         """The job."""
         return JobSpec.model_validate(self.job)
+
+    @cached_property
+    def code_folder(self) -> Path | None:
+        """The user's own code, on this machine."""
+        return local_copy(as_path(self.code)) if self.code else None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -132,14 +139,14 @@ class _Unhashed:
 def _opened(key: str, carrier: _Unhashed) -> OpenData:
     assignment: Assignment = carrier.value
     spec = assignment.spec
-    prepared = Prepared.open(Path(assignment.prepared))
+    prepared = Prepared.open(as_path(assignment.prepared))
     split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
     known = _moments(str(split.folder), _Unhashed((prepared, split)))(assignment.fold)
     if assignment.fold is not None:
         split = split.fold(assignment.fold)
     train = split.sides["train"]
     encoder, touched = fit_encoder(
-        prepared, assignment.columns, spec, train, known, assignment.code or ""
+        prepared, assignment.columns, spec, train, known, str(assignment.code_folder or "")
     )
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):

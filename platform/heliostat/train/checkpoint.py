@@ -1,12 +1,12 @@
 """Checkpoints: committed so that no single fault loses one, verified before they are used.
 
-Commit: stage, write, fsync; manifest with size and SHA-256 of every file; fsync; rename. A
-fencing token in the manifest, checked before the rename, keeps a superseded process out.
+Commit: stage, write, fsync; manifest with size and SHA-256 of every file; fsync; rename. In an
+object store, which has no rename, the manifest is put last. A fencing token, checked before,
+keeps a superseded process out.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from heliostat.errors import ArtifactError
-from heliostat.storage.files import (
-    STAGE_PREFIX,
-    publish_folder,
-    read_json,
-    sha256_of,
-    stage_folder,
-    write_json,
-)
+from heliostat.storage.cache import local_copy
+from heliostat.storage.files import STAGE_PREFIX, read_json, write_json
+from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
 from heliostat.storage.lease import check_token
+from heliostat.storage.objects import StorePath
 
 MANIFEST = "manifest.json"
 
@@ -57,7 +53,12 @@ class CommittedCheckpoints:
     """Checkpoints in a run folder, under the lease's fencing token."""
 
     def __init__(
-        self, folder: Path, lease: Path, token: int, keep: int, digests: Mapping[str, str]
+        self,
+        folder: StorePath,
+        lease: StorePath,
+        token: int,
+        keep: int,
+        digests: Mapping[str, str],
     ) -> None:
         self.folder, self.lease, self.token, self.keep = folder, lease, token, keep
         self.digests = digests
@@ -76,8 +77,8 @@ class CommittedCheckpoints:
         check_token(self.lease, self.token)
         final = self.folder / f"step-{manifest['step']:09d}"
         if final.exists():  # the same step, taken again after a resume from before it
-            shutil.rmtree(final)
-        publish_folder(stage, final)
+            remove_folder(final, MANIFEST)
+        publish_folder(stage, final, MANIFEST)
         self._collect()
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -105,12 +106,14 @@ class CommittedCheckpoints:
         """Forget checkpoints after `step`: a resumed run will take them again."""
         for folder in self._folders():
             if int(folder.name.removeprefix("step-")) > step:
-                shutil.rmtree(folder)
+                remove_folder(folder, MANIFEST)
 
-    def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+    def _folders(self) -> list[StorePath]:
+        return sorted(self.folder.glob("step-*"), key=lambda folder: folder.name)
 
-    def _verified(self, folder: Path) -> Checkpoint:
+    def _verified(self, stored_folder: StorePath) -> Checkpoint:
+        read_json(stored_folder / MANIFEST)  # before anything is copied for it
+        folder = local_copy(stored_folder)
         manifest = read_json(folder / MANIFEST)
         for name, stored in manifest["files"].items():
             path = folder / name
@@ -126,13 +129,20 @@ class CommittedCheckpoints:
     def _collect(self) -> None:
         """Keep the newest `keep` and the newest best; sweep what killed writers left."""
         folders = self._folders()
-        best = self.best()
-        kept = set(folders[-self.keep :]) | ({best.folder} if best else set())
+        best = [folder for folder in folders if _is_best(folder)]
+        kept = set(folders[-self.keep :]) | set(best[-1:])
         for folder in folders:
             if folder not in kept:
-                shutil.rmtree(folder)
+                remove_folder(folder, MANIFEST)
         for stage in self.folder.glob(f"{STAGE_PREFIX}*"):
-            shutil.rmtree(stage, ignore_errors=True)
+            remove_folder(stage)
+
+
+def _is_best(folder: StorePath) -> bool:
+    try:
+        return bool(read_json(folder / MANIFEST)["best"])
+    except ArtifactError:
+        return False
 
 
 class ScratchCheckpoints:

@@ -7,17 +7,17 @@ folds' best lengths on average.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from heliostat.errors import ArtifactError
 from heliostat.storage.files import read_json, write_json
+from heliostat.storage.folders import remove_folder
 from heliostat.storage.lease import check_token
+from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, RunPlace
 from heliostat.train.events import Event, Finished, Fold, Resumed, Stepped, Stopped, Validated
 
@@ -106,11 +106,11 @@ def _place(assignment: Assignment, name: str) -> RunPlace | None:
     place = assignment.place
     if place is None:
         return None
-    return replace(place, checkpoints=str(Path(place.checkpoints) / name))
+    return replace(place, checkpoints=f"{place.checkpoints}/{name}")
 
 
-def _note(part: Assignment) -> Path | None:
-    return None if part.place is None else Path(f"{part.place.checkpoints}.json")
+def _note(part: Assignment) -> StorePath | None:
+    return None if part.place is None else as_path(f"{part.place.checkpoints}.json")
 
 
 def _known(part: Assignment) -> _FoldResult | None:
@@ -130,9 +130,9 @@ def _keep(part: Assignment, result: _FoldResult) -> None:
     note = _note(part)
     if note is None or part.place is None:
         return
-    check_token(Path(part.place.lease), part.place.token)
+    check_token(as_path(part.place.lease), part.place.token)
     write_json(note, vars(result) | {"digests": part.digests})
-    shutil.rmtree(part.place.checkpoints, ignore_errors=True)
+    remove_folder(as_path(part.place.checkpoints))
 
 
 def _of_length(assignment: Assignment, folds: Sequence[_FoldResult]) -> Assignment:

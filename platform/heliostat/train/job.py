@@ -6,9 +6,9 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from heliostat.parallel.world import World
+from heliostat.storage.objects import as_path
 from heliostat.train.assignment import Assignment, open_data
 from heliostat.train.checkpoint import Checkpoints, CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import Control
@@ -66,8 +66,8 @@ def _checkpoints(assignment: Assignment) -> Checkpoints:
     if place is None:
         return ScratchCheckpoints()
     return CommittedCheckpoints(
-        Path(place.checkpoints),
-        Path(place.lease),
+        as_path(place.checkpoints),
+        as_path(place.lease),
         place.token,
         assignment.spec.scale.checkpoint.keep,
         assignment.digests,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ def train_network(
     device = _device(spec.scale.resources.gpu)
     torch.manual_seed(spec.seed)
     randomness = Randomness(spec.seed)
-    code = Path(assignment.code) if assignment.code else None
+    code = assignment.code_folder
     model = build_network(spec.model, data.shape, randomness, code).to(device)
     predictor = NetworkPredictor(model, data.shape, device)
     task = _task(assignment, data, world, predictor, randomness)

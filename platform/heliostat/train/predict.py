@@ -6,7 +6,6 @@ them and writes one Parquet file: the source's columns, and the predictions besi
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,18 +23,22 @@ from heliostat.data.units import Unit, run_units, units_of
 from heliostat.errors import DataError, Problem
 from heliostat.plan.inputs import FITTING
 from heliostat.spec.metrics import metrics_of
-from heliostat.storage.files import publish_folder, stage_folder
+from heliostat.storage.files import create_bytes
+from heliostat.storage.folders import new_file, publish_folder, remove_folder, stage_folder
+from heliostat.storage.objects import ObjectPath, StorePath, as_path
 from heliostat.train.artifact import TrainedModel, load_model
 from heliostat.train.metrics import compute_metrics, predicted_classes
 
 PREDICTION = "prediction"
+SUCCESS = "_SUCCESS"
 
 
 def predict(
-    model: Path, source: str | tuple[str, ...], target: Path, num_tasks: int,
+    model: StorePath, source: str | tuple[str, ...], target: StorePath, num_tasks: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, int]:  # fmt: skip
-    """Write predictions for every row of `source` into the new folder `target`.
+    """Write predictions for every row of `source` into the new folder `target`; in an object store
+    the empty file `_SUCCESS` comes last.
 
     Returns the number of rows, and of those without a prediction because the model's job
     drops rows like them.
@@ -47,23 +50,28 @@ def predict(
         raise DataError(Problem("--out", f"`{target}` exists", "name a new folder"))
     catalog = _checked_catalog(model, source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = stage_folder(target.parent)
-    work = partial(_predict_unit, model=str(model.resolve()), folder=str(stage))
+    stage = target if isinstance(target, ObjectPath) else stage_folder(target.parent)
+    work = partial(_predict_unit, model=_absolute(model), folder=str(stage))
     rows = missing = 0
     try:
         for result in run_units(units_of(catalog), work, num_tasks):
             rows, missing = rows + result["rows"], missing + result["missing"]
             progress(rows, catalog.num_rows)
     except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
+        remove_folder(stage)
         raise
-    if not publish_folder(stage, target):
+    if isinstance(target, ObjectPath):
+        create_bytes(target / SUCCESS, b"")
+    elif isinstance(stage, Path) and not publish_folder(stage, target, SUCCESS):
         raise DataError(Problem("--out", f"`{target}` appeared while predicting"))
     return {"rows": rows, "without_prediction": missing}
 
 
 def evaluate(
-    model: Path, source: str | tuple[str, ...], num_tasks: int, progress: Callable[[int, int], None]
+    model: StorePath,
+    source: str | tuple[str, ...],
+    num_tasks: int,
+    progress: Callable[[int, int], None],
 ) -> tuple[dict[str, float], dict[str, int]]:
     """All metrics of the task on `source`, exact over all its rows, and how many rows counted.
 
@@ -72,7 +80,7 @@ def evaluate(
     """
     trained = load_model(model)
     catalog = _checked_catalog(model, source, _scored_columns(trained))
-    work = partial(_score_unit, model=str(model.resolve()))
+    work = partial(_score_unit, model=_absolute(model))
     parts: dict[int, tuple[npt.NDArray[np.float64], ...]] = {}
     done = 0
     for result in run_units(units_of(catalog), work, num_tasks):
@@ -92,7 +100,7 @@ def evaluate(
 
 
 def _checked_catalog(
-    model: Path, source: str | tuple[str, ...], needed: Sequence[str] = ()
+    model: StorePath, source: str | tuple[str, ...], needed: Sequence[str] = ()
 ) -> Catalog:
     catalog = read_catalog(source)
     trained = load_model(model)
@@ -119,10 +127,15 @@ def _checked_catalog(
     return catalog
 
 
+def _absolute(model: StorePath) -> str:
+    """As every process of the cluster finds it."""
+    return str(model.resolve() if isinstance(model, Path) else model)
+
+
 @lru_cache(maxsize=1)
 def _model(folder: str) -> TrainedModel:
     """The model, loaded once a process."""
-    return load_model(Path(folder))
+    return load_model(as_path(folder))
 
 
 def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
@@ -131,10 +144,8 @@ def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
     scores = _scores(trained, table)
     for name, values in predictions(trained, scores).items():
         table = table.append_column(name, values)
-    path = Path(folder) / f"part-{unit.index:05d}.parquet"
-    temporary = path.with_suffix(".part")
-    pq.write_table(table, temporary)
-    temporary.rename(path)
+    with new_file(as_path(folder) / f"part-{unit.index:05d}.parquet") as file:
+        pq.write_table(table, file)
     missing = np.isnan(scores.reshape(len(scores), -1)).any(1)
     return {"rows": table.num_rows, "missing": int(missing.sum())}
 

@@ -24,6 +24,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import (
 )
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from heliostat.catalog.places import place_of
 from heliostat.errors import PlacementError
 from heliostat.train.channel import ENDED, Mailbox, Seat, Work
 from heliostat.train.line import Exchange, Line
@@ -62,6 +63,7 @@ class RayTrainGroup:
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds / 2)
         self._deadline = time.monotonic() + self.spec.start_seconds + GRACE_SECONDS
         self._exchange = Exchange(self._mailbox)
+        place = place_of(self._storage)
         trainer = _LeanTrainer(
             _ray_train_worker,
             train_loop_config={"line": self._exchange.address, "family": self.spec.family},
@@ -72,7 +74,8 @@ class RayTrainGroup:
             ),
             run_config=RunConfig(
                 name=f"attempt-{uuid.uuid4().hex[:12]}",
-                storage_path=self._storage,
+                storage_path=place.path,
+                storage_filesystem=place.filesystem if "://" in self._storage else None,
                 failure_config=FailureConfig(
                     max_failures=self.spec.failures, controller_failure_limit=1
                 ),

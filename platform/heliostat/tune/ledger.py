@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from heliostat.plan.space import Configuration
 from heliostat.spec.tune import AshaScheduler, Scheduler
+from heliostat.storage.objects import StorePath
 from heliostat.storage.segments import Segments, read_rows
 
 FINISHED, CUT, FAILED = "finished", "cut", "failed"
@@ -54,7 +54,7 @@ class TrialRecord:
 class Ledger:
     """Reads all segments at the start, then appends to one of its own."""
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: StorePath, run: str) -> None:
         self._segments, self._run = Segments(folder), run
         self.records: dict[str, TrialRecord] = {}
         for row in read_rows(folder):

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
@@ -20,6 +19,9 @@ from heliostat.errors import InterruptedRunError, StoppedError, TrainError
 from heliostat.plan.plan import Plan
 from heliostat.spec.metrics import Goal
 from heliostat.spec.tune import AshaScheduler, TuneSpec
+from heliostat.storage.folders import remove_folder
+from heliostat.storage.objects import StorePath
+from heliostat.train.artifact import DESCRIPTION
 from heliostat.train.assignment import Assignment
 from heliostat.train.stopping import better
 from heliostat.train.workers import GroupSpec, placement_sentence
@@ -53,8 +55,8 @@ class Sweep:
     trials: Sequence[Trial]
     assignments: Mapping[int, Assignment]
     ledger: Ledger
-    models: Path
-    metrics_folder: Path
+    models: StorePath
+    metrics_folder: StorePath
     group: GroupSpec
     concurrency: int
     stop_requested: Callable[[], bool]
@@ -287,9 +289,9 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
         )
         best = self.sweep.best()
         if before is not None and best is not None and before.id != best.id:
-            shutil.rmtree(self.sweep.models / before.id, ignore_errors=True)
+            remove_folder(self.sweep.models / before.id, DESCRIPTION)
         if best is None or best.id != trial.id:
-            shutil.rmtree(self.sweep.models / trial.id, ignore_errors=True)
+            remove_folder(self.sweep.models / trial.id, DESCRIPTION)
         self.sweep.view.trial_ended(self.sweep.ledger.records[trial.id], best, self.num_ended)
 
 

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +17,8 @@ from ray import tune
 from heliostat.errors import HeliostatError
 from heliostat.parallel.world import SoloWorld
 from heliostat.storage.files import finite
+from heliostat.storage.lines import Lines
+from heliostat.storage.objects import as_path
 from heliostat.train.assignment import Assignment
 from heliostat.train.control import NoControl
 from heliostat.train.events import Event, Failed, Finished, Stepped, Validated
@@ -26,6 +27,7 @@ from heliostat.train.worker import train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec
 
 POLL_SECONDS = 0.05
+FLUSH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,17 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         self._metrics: Mapping[str, Any] = {}
         self._rungs = list(context.rungs)
         self._started = time.monotonic()
-        self._curve_file.unlink(missing_ok=True)  # of an attempt that was cut off
-
-    @property
-    def _curve_file(self) -> Path:
-        return Path(self._context.metrics_folder) / f"trial-{self._trial}.jsonl"
+        path = as_path(context.metrics_folder) / f"trial-{self._trial}.jsonl"
+        path.unlink(missing_ok=True)  # of an attempt that was cut off
+        self._curve, self._rows, self._flushed = Lines(path), "", time.monotonic()
 
     def _advance(self) -> dict[str, Any]:
+        try:
+            return self._to_next_rung()
+        finally:
+            self._flush()
+
+    def _to_next_rung(self) -> dict[str, Any]:
         for event in self._events:
             self._keep(event)
             if isinstance(event, Failed):
@@ -123,8 +129,14 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         if not isinstance(event, (Stepped, Validated)):
             return
         row = {"time": time.time(), "trial": self._trial} | event.row()
-        with self._curve_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(row)) + "\n")
+        self._rows += json.dumps(finite(row)) + "\n"
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._curve.append(self._rows)
+        self._rows, self._flushed = "", time.monotonic()
 
 
 def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:

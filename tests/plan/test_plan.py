@@ -68,7 +68,6 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
 @pytest.mark.parametrize(
     "setting",
     [
-        "data.ingest=stream",
         "data.features.color={type: image}", "data.features.color={type: audio}",
         "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
         "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",

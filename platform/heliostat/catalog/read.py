@@ -22,11 +22,12 @@ ROW = "heliostat:row"
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one file. `rows` are their numbers within it; `num_read` counts those that a
-    filter left out too.
+    """Rows of the row group `group` of a file. `rows` are their numbers within the file;
+    `num_read` counts those that a filter left out too.
     """
 
     path: str
+    group: int
     table: pa.Table
     rows: npt.NDArray[np.int64]
     num_read: int
@@ -104,8 +105,9 @@ def _piece(
         table = table.filter(filter_expression(text, table.schema))
         rows = table[ROW].to_numpy()
         table = table.drop_columns([ROW])
-    return Piece(group.path, table if names is None else table.select(list(names)), rows, num_read)
+    table = table if names is None else table.select(list(names))
+    return Piece(group.path, group.index, table, rows, num_read)
 
 
 def _nothing(group: RowGroup) -> Piece:
-    return Piece(group.path, pa.table({}), np.empty(0, np.int64), group.num_rows)
+    return Piece(group.path, group.index, pa.table({}), np.empty(0, np.int64), group.num_rows)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.hashing import Hashes, key_of, mix, value_hashes
-from heliostat.data.pack import Words, is_missing
+from heliostat.data.pack import Packed, Words, is_missing
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
-from heliostat.plan.inputs import PackedColumn
 from heliostat.spec.data import CleanSpec
 
 Mask = npt.NDArray[np.bool_]
@@ -32,52 +32,76 @@ def clean_rows(prepared: Prepared, columns: Columns, clean: CleanSpec) -> CleanR
     Raises:
         DataError: a target is missing and the job says `missing_target: error`.
     """
-    keep = np.ones(prepared.num_rows, bool)
-    dropped: dict[str, int] = {}
-
-    def drop(reason: str, bad: Mask) -> None:
-        count = int((keep & bad).sum())
-        if count:
-            dropped[reason] = count
-            keep[bad] = False
-
-    target = columns.target
-    missing_target = _missing(prepared, target)
-    if clean.missing_target == "error" and missing_target.any():
-        raise DataError(
-            Problem(
-                "data.target",
-                f"`{target.name}` is missing in {int(missing_target.sum()):,} rows",
-                "write `clean: {missing_target: drop}` to leave them out",
-            )
-        )
-    drop(f"{target.name}: target missing", missing_target)
-    if columns.weight is not None:
-        drop(
-            f"{columns.weight.name}: weight missing", _missing_weight(prepared, columns.weight.name)
-        )
-    if columns.split is not None:
-        name = columns.split.name
-        drop(f"{name}: split column missing", _missing(prepared, columns.split))
-    for column in columns.inputs:
-        if column.missing == "drop":
-            drop(f"{column.name}: missing", _missing(prepared, column.packed[0]))
-    if clean.duplicates == "drop":
-        drop("duplicate rows", _repeats(prepared, keep))
+    parts = [kept_rows(shard, columns) for shard in prepared.shards]
+    keep = np.concatenate([mask for mask, _ in parts])
+    dropped = merged_counts(counts for _, counts in parts)
+    check_target(dropped, columns, clean)
+    if clean.duplicates == "drop" and (repeats := _repeats(prepared, keep)).any():
+        dropped["duplicate rows"] = int(repeats.sum())
+        keep &= ~repeats
     return CleanRows(keep, dropped)
 
 
-def _missing_weight(prepared: Prepared, name: str) -> Mask:
-    weights = prepared.exact(name)
+def kept_rows(packed: Packed, columns: Columns) -> tuple[Mask, dict[str, int]]:
+    """Which rows of a batch lack nothing they need, and how many were dropped for which reason.
+
+    Raises:
+        DataError: a weight is negative.
+    """
+    keep = np.ones(packed.num_rows, bool)
+    dropped: dict[str, int] = {}
+    for reason, bad in _lacking(packed, columns):
+        dropped[reason] = int((keep & bad).sum())
+        keep &= ~bad
+    return keep, dropped
+
+
+def merged_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums of counts by name, those of nothing left out."""
+    total: dict[str, int] = {}
+    for counts in parts:
+        for name, count in counts.items():
+            total[name] = total.get(name, 0) + count
+    return {name: count for name, count in total.items() if count}
+
+
+def check_target(dropped: Mapping[str, int], columns: Columns, clean: CleanSpec) -> None:
+    """Raise DataError where targets are missing and the job takes that for an error."""
+    name = columns.target.name
+    missing = dropped.get(_missing_target(columns), 0)
+    if clean.missing_target == "error" and missing:
+        raise DataError(
+            Problem(
+                "data.target",
+                f"`{name}` is missing in {missing:,} rows",
+                "write `clean: {missing_target: drop}` to leave them out",
+            )
+        )
+
+
+def _missing_target(columns: Columns) -> str:
+    return f"{columns.target.name}: target missing"
+
+
+def _lacking(packed: Packed, columns: Columns) -> Iterator[tuple[str, Mask]]:
+    yield _missing_target(columns), is_missing(packed, columns.target)
+    if columns.weight is not None:
+        name = columns.weight.name
+        yield f"{name}: weight missing", _missing_weight(packed, name)
+    if columns.split is not None:
+        yield f"{columns.split.name}: split column missing", is_missing(packed, columns.split)
+    for column in columns.inputs:
+        if column.missing == "drop":
+            yield f"{column.name}: missing", is_missing(packed, column.packed[0])
+
+
+def _missing_weight(packed: Packed, name: str) -> Mask:
+    weights = packed.exact[name]
     if negative := int((weights < 0).sum()):
         raise DataError(
             Problem("data.weight", f"`{name}` is negative in {negative:,} rows", "weigh from 0 up")
         )
     return np.isnan(weights)
-
-
-def _missing(prepared: Prepared, column: PackedColumn) -> Mask:
-    return np.concatenate([is_missing(shard, column) for shard in prepared.shards])
 
 
 def _repeats(prepared: Prepared, keep: Mask) -> Mask:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from heliostat.catalog.read import Piece, read_groups
-from heliostat.data.pack import pack_table
+from heliostat.data.clean import check_target, merged_counts
+from heliostat.data.pack import pack_table, unpack
 from heliostat.data.prepared import MANIFEST, Prepared
+from heliostat.data.sieve import Sieve, sieve_of
+from heliostat.data.times import NONE, TRAIN
 from heliostat.data.units import ROWS_PER_UNIT, Unit, run_units, units_of
 from heliostat.errors import ArtifactError, DataError, Problem
 from heliostat.plan.inputs import PackedColumn
@@ -75,8 +79,10 @@ def _prepare(plan: Plan, final: StorePath, num_tasks: int, progress: Progress) -
     shards = [shard for unit in finished for shard in unit["shards"]]
     filtered = sum(unit["filtered"] for unit in finished)
     rows = sum(shard["rows"] for shard in shards)
-    if rows + filtered != plan.catalog.num_rows:
-        message = f"gave {rows + filtered:,} rows, its files list {plan.catalog.num_rows:,}"
+    stream = _stream_facts(plan, finished)
+    found = rows + filtered + sum(unit["left"] for unit in finished)
+    if found != plan.catalog.num_rows:
+        message = f"gave {found:,} rows, its files list {plan.catalog.num_rows:,}"
         raise DataError(Problem(plan.catalog.source, message, "did it change? Run again"))
     for unit in units_of(plan.catalog):
         _note(stage, unit).unlink()
@@ -87,12 +93,28 @@ def _prepare(plan: Plan, final: StorePath, num_tasks: int, progress: Progress) -
         "filter": plan.job.spec.data.filter,
         "rows": rows,
         "filtered": filtered,
+        "stream": stream,
         "source": {"location": plan.catalog.source, "listing": plan.catalog.listing},
         "shards": shards,
     }
     write_json(stage / MANIFEST, manifest)
     if isinstance(stage, Path):
         publish_folder(stage, final, MANIFEST)
+
+
+def _stream_facts(plan: Plan, finished: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the epochs of a stream must know; None of a source that is copied whole."""
+    data = plan.job.spec.data
+    if data.ingest != "stream":
+        return None
+    dropped = merged_counts(unit["dropped"] for unit in finished)
+    check_target(dropped, plan.columns, data.clean)
+    return {
+        "groups": [list(vars(group).values()) for group in plan.catalog.row_groups],
+        "train_rows": [count for unit in finished for count in unit["train_rows"]],
+        "dropped": dropped,
+        "bounds": list(sieve_of(plan).bounds),
+    }
 
 
 def _pack_all(
@@ -107,6 +129,7 @@ def _pack_all(
         columns=plan.columns.packed,
         row_filter=plan.job.spec.data.filter,
         folder=str(stage),
+        sieve=sieve_of(plan) if plan.job.spec.data.ingest == "stream" else None,
     )
     done = sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in left)
     results = run_units(left, work, num_tasks, patience) if left else iter(())
@@ -138,22 +161,65 @@ def _finished(stage: StorePath, unit: Unit) -> dict[str, Any] | None:
 
 
 def _pack_unit(
-    unit: Unit, columns: tuple[PackedColumn, ...], row_filter: str | None, folder: str
+    unit: Unit,
+    columns: tuple[PackedColumn, ...],
+    row_filter: str | None,
+    folder: str,
+    sieve: Sieve | None,
 ) -> dict[str, Any]:
     """Write a unit's shards, and then its note."""
     names = sorted({column.name for column in columns})
     shards: list[Shard] = []
     filtered = 0
-    for pieces in _shard_sized(read_groups(unit.groups, names, row_filter)):
+    sifted = _Sifted(unit, columns, sieve)
+    read = read_groups(unit.groups, names, row_filter)
+    for pieces in _shard_sized(read if sieve is None else map(sifted.take, read)):
         filtered += sum(piece.num_read - len(piece.rows) for piece in pieces)
         full = [piece for piece in pieces if len(piece.rows)]
         if full:
             path = as_path(folder) / f"shard-{unit.index:06d}-{len(shards)}.arrow"
-            shards.append(_write_shard(path, full, columns, row_filter is not None))
-    result = {"format": FORMAT, "shards": shards, "filtered": filtered}
+            gaps = row_filter is not None or sieve is not None
+            shards.append(_write_shard(path, full, columns, gaps))
+    result = {"format": FORMAT, "shards": shards, "filtered": filtered} | sifted.facts()
     with new_file(_note(as_path(folder), unit)) as note:
         note.write_bytes(encode_json(result))
     return result
+
+
+class _Sifted:
+    """Takes out of a unit's pieces what a stream does not keep, and counts it."""
+
+    def __init__(self, unit: Unit, columns: tuple[PackedColumn, ...], sieve: Sieve | None) -> None:
+        self.columns, self.sieve = columns, sieve
+        self._train_rows = {(group.path, group.index): 0 for group in unit.groups}
+        self._dropped: list[dict[str, int]] = []
+        self._left = 0
+
+    def take(self, piece: Piece) -> Piece:
+        """The piece without the rows that are left in the source."""
+        assert self.sieve is not None
+        if len(piece.rows) == 0:
+            return piece
+        packed = unpack(pack_table(piece.table, self.columns)[0])
+        sides, dropped = self.sieve.sides(packed, piece.path, piece.rows)
+        train = sides == TRAIN
+        self._train_rows[piece.path, piece.group] += int(train.sum())
+        self._dropped.append(dropped)
+        keep = np.where(train, self.sieve.sampled(piece.path, piece.rows), sides != NONE)
+        self._left += int((~keep).sum())
+        rows, unread = piece.rows[keep], int((~keep).sum())
+        return replace(
+            piece, table=piece.table.filter(keep), rows=rows, num_read=piece.num_read - unread
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """For the unit's note."""
+        counts = list(self._train_rows.values())
+        return {
+            "train_rows": counts,
+            "dropped": merged_counts(self._dropped),
+            "left": self._left,
+        }
 
 
 def _shard_sized(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:

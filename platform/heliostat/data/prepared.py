@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from heliostat.catalog.catalog import RowGroup
 from heliostat.data.blocks import gather_of
 from heliostat.data.hashing import Hashes, key_of, row_hashes
 from heliostat.data.pack import Packed, unpack
@@ -20,6 +22,7 @@ from heliostat.storage.files import read_json
 from heliostat.storage.objects import StorePath
 
 MANIFEST = "manifest.json"
+GROUP_FIELDS = [field.name for field in fields(RowGroup)]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,30 @@ class Segment:
     path: str
     first_row: int
     num_rows: int
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """What a copy of few rows says about the many it leaves in the source: the row groups, how
+    many training rows each has, and why others were dropped. `bounds` part the sides of a
+    random split by the rows' hashes.
+    """
+
+    groups: tuple[RowGroup, ...]
+    train_rows: npt.NDArray[np.int64]
+    dropped: Mapping[str, int]
+    bounds: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StreamFacts:
+        """The facts as the manifest keeps them."""
+        groups = []
+        for entry in value["groups"]:
+            group = dict(zip(GROUP_FIELDS, entry, strict=True))
+            group["constants"] = tuple(tuple(constant) for constant in group["constants"])
+            groups.append(RowGroup(**group))
+        train_rows = np.array(value["train_rows"], np.int64)
+        return cls(tuple(groups), train_rows, value["dropped"], tuple(value["bounds"]))
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,13 @@ class Prepared:
     offsets: npt.NDArray[np.int64]
     infinite: dict[str, int]
     filtered: int
+    stream: StreamFacts | None = None
+
+    @classmethod
+    def of_batch(cls, packed: Packed) -> Prepared:
+        """A packed batch in memory, to be read like a copy of one shard."""
+        offsets = np.array([0, packed.num_rows], np.int64)
+        return cls(Path(), "", (packed,), ((),), offsets, {}, 0)
 
     @classmethod
     def open(cls, folder: StorePath) -> Prepared:
@@ -125,6 +159,7 @@ def _open(folder: Path) -> Prepared:
         offsets,
         infinite,
         manifest.get("filtered", 0),
+        StreamFacts.from_json(manifest["stream"]) if manifest.get("stream") else None,
     )
 
 

@@ -4,7 +4,7 @@ count the hashes' leading bits, look closely where a part ends, then tell each i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,18 +28,36 @@ def parts_by_rank(
     rest. Part 0 holds the smallest hashes of its class, part 1 the next; among equal hashes the
     first rows come first.
     """
+    cuts, num_parts = _measured(chunks, num_classes, sizes_of)
+    for hashes, classes in chunks():
+        parts = np.full(len(hashes), num_parts, np.int8)
+        for part in reversed(range(num_parts)):
+            parts[cuts.inside(part, hashes, classes)] = part
+        yield parts
+
+
+def bounds_by_rank(chunks: Callable[[], Iterable[Hashes]], sizes: Sequence[int]) -> tuple[int, ...]:
+    """Where parts of these sizes end: the first hash after each. Part 0 holds the smallest."""
+
+    def classed() -> Iterator[tuple[Hashes, Codes]]:
+        for hashes in chunks():
+            yield hashes, np.zeros(len(hashes), np.int64)
+
+    cuts, _ = _measured(classed, 1, lambda _: np.array([sizes], np.int64))
+    return tuple(int(last) + 1 if last else 0 for last in cuts.thresholds[0])
+
+
+def _measured(
+    chunks: Chunks, num_classes: int, sizes_of: Callable[[Counts], Counts]
+) -> tuple[_Cuts, int]:
+    """Where parts end, and how many there are."""
     bits = min(MOST_BITS, max(1, (MOST_CELLS // num_classes).bit_length() - 1))
     counted = np.zeros(num_classes << bits, np.int64)
     for hashes, classes in chunks():
         counted += np.bincount((classes << bits) + _leading(hashes, bits), minlength=len(counted))
     below = counted.reshape(num_classes, 1 << bits).cumsum(1)
     ends = np.minimum(sizes_of(below[:, -1]).cumsum(1), below[:, -1:])
-    cuts = _cuts(chunks, below, ends, bits)
-    for hashes, classes in chunks():
-        parts = np.full(len(hashes), ends.shape[1], np.int8)
-        for part in reversed(range(ends.shape[1])):
-            parts[cuts.inside(part, hashes, classes)] = part
-        yield parts
+    return _cuts(chunks, below, ends, bits), ends.shape[1]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,13 @@ class Batch:
     weights: npt.NDArray[np.float32]
     global_rows: int
     global_weight: float
+
+
+class Batches(Protocol):
+    """Where training takes its batches from."""
+
+    def __call__(self, first_batch: int) -> Iterator[Batch]:
+        """One rank's batches, from number `first_batch` of the run on."""
 
 
 class RowReader:

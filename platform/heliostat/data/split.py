@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from heliostat.data.clean import CleanRows, clean_rows
 from heliostat.data.folds import Roles, roles_of
-from heliostat.data.hashing import mix, value_hashes
+from heliostat.data.hashing import Hashes, mix, value_hashes
 from heliostat.data.labels import Kept, Labels, by_rank, by_row, by_value, times_of, value_sizes
 from heliostat.data.prepared import Prepared
 from heliostat.data.ranks import Counts
@@ -107,6 +107,8 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
         if outside := len(kept) - int(counts[:NONE].sum()):
             cleaned.dropped["in a gap of the time split"] = outside
         _check_counts(prepared, data, counts, cleaned)
+        if prepared.stream is not None:  # what it dropped never came here
+            cleaned.dropped.update(prepared.stream.dropped)
         _publish(final, prepared, columns, data, seed, sides, cleaned)
     return SplitRows.open(final)
 
@@ -134,12 +136,29 @@ def _sides(kept: Kept, columns: Columns, data: DataSpec, seed: int) -> Labels:
         )
     if isinstance(split, ColumnSplit):
         _check_names(list(value_sizes(kept, split.column)), split)
-        return by_value(kept, split.column, _named_sides)
+        return by_value(kept, split.column, named_sides)
     if isinstance(split, SourceSplit):
         return _by_source(kept)
     assert isinstance(split, FractionSplit)
+    if kept.prepared.stream is not None:
+        return _by_bounds(kept, seed, kept.prepared.stream.bounds)
     classes = data.target if split.method == "stratified" else None
     return _ranked(by_rank(kept, seed, classes, lambda sizes: held_out(sizes, split)))
+
+
+def _by_bounds(kept: Kept, seed: int, bounds: tuple[int, ...]) -> Labels:
+    """As the whole source was parted, of which this copy holds few rows."""
+    for index, _, mask in kept.shards():
+        yield sides_by_hash(kept.prepared.shard_hashes(seed, index)[mask], bounds)
+
+
+def sides_by_hash(hashes: Hashes, bounds: tuple[int, ...]) -> npt.NDArray[np.int8]:
+    """The smallest hashes are for test, the next for validation, as `bounds` say."""
+    test, held_out = bounds
+    sides = np.full(len(hashes), TRAIN, np.int8)
+    sides[hashes < np.uint64(held_out)] = VALIDATION
+    sides[hashes < np.uint64(test)] = TEST
+    return sides
 
 
 def _counted(sides: npt.NDArray[np.int8]) -> Counts:
@@ -213,7 +232,8 @@ def _check_names(values: list[str], split: ColumnSplit) -> None:
             )
 
 
-def _named_sides(values: Any) -> npt.NDArray[np.int8]:
+def named_sides(values: Any) -> npt.NDArray[np.int8]:
+    """Values that name their side."""
     return np.array([SIDES.index(v) if v in SIDES else NONE for v in values], np.int8)
 
 

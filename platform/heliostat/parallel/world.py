@@ -123,6 +123,13 @@ def gather(world: World, part: Array, start: int, total: int) -> Array:
     return world.sum(whole)
 
 
+def broadcast(world: World, content: bytes) -> bytes:
+    """Rank 0's bytes on every rank; the others give none."""
+    length = int(world.sum(np.array([len(content)]))[0])
+    padded = np.frombuffer(content.ljust(length, b"\0"), np.uint8)
+    return world.sum(padded.astype(np.float64)).astype(np.uint8).tobytes()
+
+
 def _device() -> str:
     import torch
 

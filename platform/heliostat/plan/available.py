@@ -29,8 +29,6 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
     data = job.spec.data
     if data.task in ("ranking", "language"):
         yield "data.task", f"task `{data.task}` is"
-    if data.ingest == "stream":
-        yield "data.ingest", "streaming ingest is"
     for name, feature in (data.features or {}).items():
         if isinstance(feature, (ImageFeature, AudioFeature)):
             yield f"data.features.{name}", f"features of type `{feature.type}` are"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from heliostat.errors import Problem
+from heliostat.plan.stream import stream_problems
 from heliostat.spec.data import CustomFeature, FractionSplit, TimeSplit
 from heliostat.spec.load import Job
 from heliostat.spec.metrics import METRICS, metrics_of
@@ -13,7 +14,17 @@ from heliostat.spec.model import LinearModel, XGBoostModel
 
 def consistency_problems(job: Job) -> list[Problem]:
     """Every contradiction in the job itself, before its data is looked at."""
-    checks = (_task, _metrics, _train_keys, _linear_keys, _degrees, _validation, _split, _code)
+    checks = (
+        _task,
+        _metrics,
+        _train_keys,
+        _linear_keys,
+        _degrees,
+        _validation,
+        _split,
+        _code,
+        stream_problems,
+    )
     return [problem for check in checks for problem in check(job)]
 
 

@@ -21,7 +21,8 @@ from heliostat.plan.inputs import (
     custom_input,
     resolved_input,
 )
-from heliostat.spec.data import AutoFeature, CustomFeature, IgnoreFeature
+from heliostat.plan.stream import stream_identity
+from heliostat.spec.data import AutoFeature, CustomFeature, DataSpec, IgnoreFeature
 from heliostat.spec.identity import digest_of
 from heliostat.spec.load import Job
 
@@ -48,12 +49,14 @@ class Columns:
         return tuple(column for column in self.inputs if column.kind == kind)
 
 
-def prepared_digest(catalog: Catalog, columns: Columns, row_filter: str | None) -> str:
+def prepared_digest(catalog: Catalog, columns: Columns, data: DataSpec, seed: int) -> str:
     """The identity of a prepared copy: the source, the rows and columns taken from it, and the
-    columns' forms, only.
+    columns' forms, only. A stream keeps few rows, and which is for its split to say.
     """
     packed = [[column.name, column.form] for column in columns.packed]
-    return digest_of([catalog.digest, packed, *([row_filter] if row_filter else [])])
+    drops = sorted(column.name for column in columns.inputs if column.missing == "drop")
+    row_filter = [data.filter] if data.filter else []
+    return digest_of([catalog.digest, packed, *row_filter, *stream_identity(data, seed, drops)])
 
 
 def resolve_columns(job: Job, catalog: Catalog) -> Columns:

@@ -16,6 +16,7 @@ from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
 from heliostat.plan.counts import SIDES, SplitCounts, planned_counts
 from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
 from heliostat.plan.space import Configuration, configurations, corner_settings, rungs
+from heliostat.plan.stream import DATA_CPUS, SAMPLE_ROWS
 from heliostat.spec.data import DataSpec, Source, SourceSplit
 from heliostat.spec.load import Job
 
@@ -66,6 +67,11 @@ class Plan:
         return self.world.size * self.job.spec.scale.resources.cpu
 
     @property
+    def data_cpus(self) -> int:
+        """CPUs that one training (or one trial) needs besides, to stream its data."""
+        return DATA_CPUS if self.job.spec.data.ingest == "stream" else 0
+
+    @property
     def gpus(self) -> float:
         """GPUs that one training (or one trial) holds."""
         return self.world.size * self.job.spec.scale.resources.gpu
@@ -73,7 +79,7 @@ class Plan:
     @property
     def prepared_digest(self) -> str:
         """Which prepared copy the job reads."""
-        return prepared_digest(self.catalog, self.columns, self.job.spec.data.filter)
+        return prepared_digest(self.catalog, self.columns, self.job.spec.data, self.job.spec.seed)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON value."""
@@ -100,7 +106,12 @@ class Plan:
             "objective": {"metric": spec.objective_metric, "goal": spec.objective_goal},
             "trials": len(self.trials),
             "rungs": list(self.rungs),
-            "needs": {"cpus": self.cpus, "gpus": self.gpus, "memory": asdict(self.memory)},
+            "needs": {
+                "cpus": self.cpus,
+                "data_cpus": self.data_cpus,
+                "gpus": self.gpus,
+                "memory": asdict(self.memory),
+            },
             "notes": list(self.notes),
             "unchecked": list(self.unchecked),
         }
@@ -138,7 +149,7 @@ def plan_job(job: Job) -> Plan:
         memory=memory,
         trials=_trials(job, catalog, columns),
         rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
-        notes=tuple(_notes(catalog, columns)),
+        notes=(*_notes(catalog, columns), *_stream_notes(spec.data)),
         unchecked=_unchecked(counts),
     )
 
@@ -241,7 +252,7 @@ def _trials(job: Job, catalog: Catalog, columns: Columns) -> tuple[Configuration
             continue
         try:
             corner = job.replace({key: value})
-            problems += _corner_problems(corner, key, catalog, columns)
+            problems += _corner_problems(job, corner, key, catalog, columns)
         except UserError as error:
             problems += [
                 Problem(p.place, f"tune.space.{key} = {value}: {p.message}", p.hint)
@@ -255,16 +266,22 @@ def _trials(job: Job, catalog: Catalog, columns: Columns) -> tuple[Configuration
         raise PlanError(job.problem("tune.space", str(error))) from None
 
 
-def _corner_problems(corner: Job, key: str, catalog: Catalog, columns: Columns) -> list[Problem]:
+def _corner_problems(
+    job: Job, corner: Job, key: str, catalog: Catalog, columns: Columns
+) -> list[Problem]:
     """What is wrong with a job at a corner of the space. All trials share one prepared copy."""
-    problems = consistency_problems(corner) or unavailable_parts(corner)
-    if not problems and resolve_columns(corner, catalog).packed != columns.packed:
-        problems = [
-            corner.problem(
-                f"tune.space.{key}", "searching which columns to use is not available yet"
-            )
-        ]
-    return problems
+    if problems := consistency_problems(corner) or unavailable_parts(corner):
+        return problems
+    here, data, seed = resolve_columns(corner, catalog), corner.spec.data, corner.spec.seed
+    if here.packed != columns.packed:
+        what = "searching which columns to use is not available yet"
+        return [corner.problem(f"tune.space.{key}", what)]
+    if data.ingest == "stream" and key.split(".")[0] in ("data", "seed"):
+        was = prepared_digest(catalog, columns, job.spec.data, job.spec.seed)
+        if prepared_digest(catalog, here, data, seed) != was:
+            what = "changes the split, and `ingest: stream` keeps the held-out rows of one"
+            return [corner.problem(f"tune.space.{key}", what, "write `ingest: prepared`")]
+    return []
 
 
 def _notes(catalog: Catalog, columns: Columns) -> Iterator[str]:
@@ -276,6 +293,14 @@ def _notes(catalog: Catalog, columns: Columns) -> Iterator[str]:
                 f"{EXACT_IN_FLOAT32:,}. An identifier is a `category`; for a quantity write "
                 "`{type: number, exact: true}`"
             )
+
+
+def _stream_notes(data: DataSpec) -> Iterator[str]:
+    if data.ingest == "stream":
+        yield (
+            f"transforms are fitted, and metrics of `train` computed, on about {SAMPLE_ROWS:,} "
+            "training rows; the source is read once before the first epoch, and once in each"
+        )
 
 
 def _unchecked(counts: SplitCounts | None) -> tuple[str, ...]:

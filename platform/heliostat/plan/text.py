@@ -125,6 +125,8 @@ def _needs(plan: Plan) -> str:
     noun = "a trial" if plan.trials else "in all"
     workers = f"{plan.world.size} worker{'' if plan.world.size == 1 else 's'}"
     text = f"{_counted(plan.cpus, 'CPU')} {noun} = {workers} x {resources.cpu:g}"
+    if plan.data_cpus:
+        text += f", and {_counted(plan.data_cpus, 'CPU')} more to stream the data"
     if resources.gpu:
         text += f"; {_counted(plan.gpus, 'GPU')} = {workers} x {resources.gpu:g}"
     return text

@@ -68,16 +68,20 @@ def quiet_environment() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def require_capacity(cluster: Cluster, workers: int, cpu: float, gpu: float) -> None:
+def require_capacity(
+    cluster: Cluster, workers: int, cpu: float, gpu: float, data_cpus: int = 0
+) -> None:
     """Fail at once where the workers can never fit.
 
     Raises:
         PlacementError: with the sum.
     """
     lacking = []
-    if workers * cpu > cluster.cpus:
+    beside = 0 if cluster.embedded else data_cpus  # an embedded cluster has more for data
+    if (needed := workers * cpu + beside) > cluster.cpus:
+        data = f" + {beside} to stream the data" if beside else ""
         lacking.append(
-            f"{workers} workers x {cpu:g} = {workers * cpu:g} CPUs, "
+            f"{workers} workers x {cpu:g}{data} = {needed:g} CPUs, "
             f"this cluster has {cluster.cpus:g}"
         )
     if workers * gpu > cluster.gpus:

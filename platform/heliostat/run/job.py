@@ -154,7 +154,13 @@ class _Run:
 
     def _compute(self, cluster: Cluster) -> _Outcome:
         scale = self.spec.scale
-        require_capacity(cluster, scale.num_workers, scale.resources.cpu, scale.resources.gpu)
+        require_capacity(
+            cluster,
+            scale.num_workers,
+            scale.resources.cpu,
+            scale.resources.gpu,
+            self.plan.data_cpus,
+        )
         check_storage_is_shared(self.storage.root)
         group = self._start_early(cluster)
         try:
@@ -222,7 +228,7 @@ class _Run:
         )
         with self.clock.phase("split"):
             data = open_data(assignment)
-        self._counts, self._dropped = data.split.counts, data.split.dropped | dict(data.touched)
+        self._counts, self._dropped = data.counts, data.split.dropped | dict(data.touched)
         if prepared.filtered:
             self._dropped[f"left out by `data.filter: {self.spec.data.filter}`"] = prepared.filtered
         for name, count in prepared.infinite.items():

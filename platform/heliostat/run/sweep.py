@@ -130,7 +130,8 @@ def _group(plan: Plan) -> GroupSpec:
 def _concurrency(plan: Plan, cluster: Cluster) -> int:
     spec = plan.job.spec.tune
     assert spec is not None
-    fits = max(1, cluster.slots(plan.cpus, plan.gpus))
+    beside = 0 if cluster.embedded else plan.data_cpus
+    fits = max(1, cluster.slots(plan.cpus + beside, plan.gpus))
     return fits if spec.concurrency == "auto" else min(spec.concurrency, fits)
 
 

@@ -82,6 +82,12 @@ class OpenData:
     shape: Shape
     touched: Mapping[str, int]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows a side; of a stream, those of training are not all here."""
+        counts, facts = self.split.counts, self.prepared.stream
+        return counts if facts is None else counts | {"train": int(facts.train_rows.sum())}
+
     def rows(self, side: str) -> npt.NDArray[np.int64]:
         """The rows of a side, ascending."""
         return self.split.sides[side]

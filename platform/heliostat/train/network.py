@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from heliostat.data.reader import EpochBatches
+from heliostat.data.reader import Batches, EpochBatches
+from heliostat.data.sieve import Sieve
 from heliostat.models.network import NetworkPredictor, build_network, load_weights
 from heliostat.models.randomness import Randomness
 from heliostat.parallel.data import replicate
@@ -69,12 +70,10 @@ def _task(
 ) -> Fit:
     spec = assignment.spec
     model = predictor.module
-    batches = EpochBatches(
-        data.reader, data.rows("train"), spec.train.batch_size, spec.seed, world.rank, world.size
-    )
-    per_epoch = batches.batches_per_epoch
+    per_epoch = -(-data.counts["train"] // spec.train.batch_size)
     steps_per_unit = per_epoch if spec.unit == "epochs" else 1
     num_steps = spec.length * steps_per_unit
+    batches = _batches(assignment, data, world, num_steps)
     early = spec.train.early_stopping
     return Fit(
         model=model,
@@ -101,9 +100,21 @@ def _task(
     )
 
 
-def _tensors(
-    batches: EpochBatches, device: torch.device | str, first: int
-) -> Iterator[TensorBatch]:
+def _batches(assignment: Assignment, data: OpenData, world: World, num_steps: int) -> Batches:
+    spec, facts = assignment.spec, data.prepared.stream
+    if facts is None:
+        rows, size = data.rows("train"), spec.train.batch_size
+        return EpochBatches(data.reader, rows, size, spec.seed, world.rank, world.size)
+    from heliostat.data.stream import StreamBatches
+    from heliostat.data.windows import WindowOrder, WindowReader
+
+    sieve = Sieve(assignment.columns, spec.data, spec.seed, facts.bounds)
+    order = WindowOrder(facts, spec.seed)
+    reader = WindowReader(order, sieve, data.encoder, spec.train.batch_size, world.size)
+    return StreamBatches(reader, world, num_steps, spec.limits.start_minutes * 60)
+
+
+def _tensors(batches: Batches, device: torch.device | str, first: int) -> Iterator[TensorBatch]:
     for batch in batches(first):
         yield TensorBatch(
             torch.from_numpy(batch.inputs.numbers).to(device),

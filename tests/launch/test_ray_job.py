@@ -45,6 +45,23 @@ def test_a_job_is_sent_once_followed_and_found_again(heliostat, make_job, site, 
     )
 
 
+def test_the_data_phase_is_a_step_of_its_own(heliostat, make_job, site, tmp_path):
+    job = make_job()
+    done = heliostat("prepare", job, "--to", "lab", "--id", "data", "--wait", env=site)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("small/data\n") and "prepared/" in done.stdout
+    state = json.loads(heliostat("status", "small/data", "--json", env=site).stdout)
+    assert state["status"] == "SUCCEEDED"
+    again = heliostat("prepare", job, "--to", "lab", "--id", "data", env=site)
+    assert "nothing new was sent" in again.stderr
+    ran = heliostat("submit", job, "--to", "lab", "--id", "after", "--wait", env=site)
+    assert ran.returncode == 0 and "rows found prepared" in ran.stdout
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("data: {source: nowhere}\n")
+    failed = heliostat("prepare", job, broken, "--to", "lab", "--wait", env=site)
+    assert failed.returncode == 1 and "no such file" in failed.stdout
+
+
 def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
     job = make_job(
         model="model: {kind: mlp, hidden: [64]}", train="train: {epochs: 4000, batch_size: 64}"

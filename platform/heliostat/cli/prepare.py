@@ -8,6 +8,7 @@ import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, read_job
+from heliostat.errors import Problem, UserError
 from heliostat.plan.plan import plan_job
 from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 
@@ -15,11 +16,28 @@ from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 @click.command("prepare")
 @job_options
 @click.option("--address", help="A Ray cluster; default RAY_ADDRESS, else an embedded one.")
+@click.option("--to", "target", help="Send it to a cluster of the site file instead.")
+@click.option("--id", "run_id", help="With --to: its id there; the same id is the same step.")
+@click.option("--wait", is_flag=True, help="With --to: follow it, return its exit status.")
 def command(
-    files: tuple[str, ...], settings: tuple[str, ...], as_json: bool, address: str | None
+    files: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+    address: str | None,
+    target: str | None,
+    run_id: str | None,
+    wait: bool,
 ) -> None:
     """Only the data phase: read the source once, and leave the prepared copy in storage."""
-    plan = plan_job(read_job(files, settings))
+    job = read_job(files, settings)
+    if target is not None:
+        from heliostat.cli.submit import send
+
+        send(job, "prepare", target, run_id, wait, as_json)
+        return
+    if run_id is not None or wait:
+        raise UserError(Problem("--id, --wait", "mean nothing without `--to`"))
+    plan = plan_job(job)
     storage = Storage.open(plan.job.spec.storage or DEFAULT_STORAGE)
     from heliostat.data.prepare import is_prepared, prepare
     from heliostat.run.cluster import check_storage_is_shared, connected

@@ -10,6 +10,7 @@ from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, open_storage, read_job, read_site
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
+from heliostat.spec.load import Job
 
 
 @click.command("submit")
@@ -26,7 +27,13 @@ def command(
     wait: bool,
 ) -> None:
     """Send `heliostat run` to a cluster of the site file."""
-    job = read_job(files, settings)
+    send(read_job(files, settings), "run", target, run_id, wait, as_json)
+
+
+def send(
+    job: Job, verb: str, target: str | None, run_id: str | None, wait: bool, as_json: bool
+) -> None:
+    """Send a verb to a cluster; print what it is called there, and what to do next."""
     from heliostat.errors import PlanError, UnavailableError
 
     if problems := consistency_problems(job):
@@ -39,11 +46,11 @@ def command(
 
     name = target or (job.spec.cluster if isinstance(job.spec.cluster, str) else None)
     cluster = find_cluster(read_site(), name)
-    request = ray_job.render(job, cluster, run_id)
+    request = ray_job.render(job, cluster, run_id, verb)
     is_new = ray_job.submit(request, cluster)
     storage = open_storage(job.spec.storage)
     run = request.metadata["heliostat.run"]
-    sent = Sent(job.spec.name, run, str(name), request.submission_id)
+    sent = Sent(job.spec.name, run, str(name), request.submission_id, verb)
     remember(storage, sent)
     if as_json:
         print_json({"run": sent.reference, "submission_id": sent.submission_id, "new": is_new})

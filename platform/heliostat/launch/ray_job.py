@@ -50,15 +50,16 @@ class Request:
         }
 
 
-def render(job: Job, cluster: AddressCluster, run_id: str | None) -> Request:
-    """The request for a job: the resolved job file and the code beside it, nothing else.
+def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "run") -> Request:
+    """The request to `run` or to `prepare` a job: the resolved job file and the code beside it,
+    nothing else.
 
     The entrypoint is a fixed list of words, so that no value of a job reaches a shell.
 
     Raises:
         UserError: the id is not fit for a name.
     """
-    run_id = run_id or new_run_id()
+    run_id = run_id or (new_run_id() if verb == "run" else f"{verb}-{new_run_id()}")
     if not ID_PATTERN.match(run_id):
         raise UserError(
             Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
@@ -69,7 +70,8 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None) -> Request:
     if spec.code is not None:
         code = spec.code.path
         value["code"] = {"path": CODE_FOLDER}
-    words = ["python", "-m", "heliostat", "run", JOB_FILE, "--id", run_id]
+    words = ["python", "-m", "heliostat", verb, JOB_FILE]
+    words += ["--id", run_id] if verb == "run" else []
     return Request(
         address=cluster.address,
         submission_id=submission_id(spec.name, run_id),

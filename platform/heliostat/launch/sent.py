@@ -15,12 +15,15 @@ from heliostat.storage.runs import Storage
 
 @dataclass(frozen=True)
 class Sent:
-    """A submission: the run, the cluster it went to, and its id there."""
+    """A submission: the run, the cluster it went to, and its id there. A `verb` other than `run`
+    leaves no run folder.
+    """
 
     name: str
     run_id: str
     cluster: str
     submission_id: str
+    verb: str = "run"
 
     @property
     def reference(self) -> str:
@@ -41,7 +44,13 @@ def all_sent(storage: Storage) -> Iterator[Sent]:
             value = read_json(path)
         except ArtifactError:
             continue
-        yield Sent(value["name"], value["run_id"], value["cluster"], value["submission_id"])
+        yield Sent(
+            value["name"],
+            value["run_id"],
+            value["cluster"],
+            value["submission_id"],
+            value.get("verb", "run"),
+        )
 
 
 def find_sent(storage: Storage, reference: str) -> Sent | None:

@@ -50,7 +50,7 @@ class RunView:
         except LaunchError as error:
             return {"run": self.reference, "status": "UNKNOWN", "error": str(error)}
         # A job that Ray calls succeeded, but that left no result here, did not succeed for us.
-        if status == "SUCCEEDED":
+        if status == "SUCCEEDED" and sent.verb == "run":
             status, message = "UNKNOWN", "the job ended, but its folder is not in this storage"
         return {"run": self.reference, "status": status, "error": message or None}
 
@@ -64,10 +64,12 @@ class RunView:
         elif self.cluster is not None and self.sent is not None:
             yield from ray_job.log_lines(self.cluster, self.sent.submission_id, follow)
 
-    def result(self) -> Result:
-        """Its result, or the error that its end stands for."""
+    def result(self) -> Result | None:
+        """Its result, or the error that its end stands for; None of what has none."""
         state = self.state()
         if self.folder is None:
+            if state["status"] == "SUCCEEDED":
+                return None
             raise result_error(self.reference, state)
         return result_of(self.folder, state)
 

@@ -245,6 +245,21 @@ def _wait_for_store(endpoint: str, server: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the S3 server was not up within 60 seconds")
 
 
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small tokenizer, saved as Hugging Face saves one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(special_tokens=["<unk>"], vocab_size=60, show_progress=False)
+    made.train_from_iterator(["late again", "on time", "a delay of hours", "b c"] * 4, trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made.enable_truncation(5)  # not for us: how much is read is for the job to say
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -40,6 +40,7 @@ rows = st.fixed_dictionaries(
         "d": st.none() | st.dates(),
         "v": st.none() | st.lists(numbers, min_size=3, max_size=3),
         "w": words,
+        "k": words,
     }
 )
 SCHEMA = pa.schema(
@@ -47,7 +48,7 @@ SCHEMA = pa.schema(
         "f": pa.float64(), "i": pa.int64(), "m": pa.decimal128(6, 2), "b": pa.bool_(),
         "c": pa.dictionary(pa.int32(), pa.string()), "h": pa.large_string(),
         "t": pa.timestamp("us"), "d": pa.date32(), "v": pa.list_(pa.float32(), 3),
-        "w": pa.string(), "y": pa.float64(),
+        "w": pa.string(), "k": pa.string(), "y": pa.float64(),
     }
 )  # fmt: skip
 FEATURES = """
@@ -55,12 +56,13 @@ FEATURES = """
     i: {type: number, exact: true}
     h: {type: category, buckets: 16}
     w: {type: text, buckets: 8, max_tokens: 3}
+    k: TOKENS
     "*": auto
 """
 SEEN = {
     "f": 1.0, "i": 2**60, "m": decimal.Decimal("1.5"), "b": True, "c": "red", "h": "h",
     "t": datetime.datetime(2020, 1, 2), "d": datetime.date(2020, 1, 2), "v": [1.0, 2.0, 3.0],
-    "w": "a b",
+    "w": "a b", "k": "b c",
 }  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def make_plan(folder, table: pa.Table, features: str, kind: str = "mlp", **write
     unit=st.integers(1, 9), kind=st.sampled_from(["mlp", "xgboost"]), data=st.data(),
 )  # fmt: skip
 def test_predict_sees_what_training_saw(
-    tmp_path_factory, monkeypatch, values, group, unit, kind, data
+    tmp_path_factory, monkeypatch, tokenizer, values, group, unit, kind, data
 ):
     """Whatever the values, layout and slices: the transforms that `model.json` keeps give
     `predict` the very bits that training read.
@@ -94,7 +96,9 @@ def test_predict_sees_what_training_saw(
     table = pa.Table.from_pylist(values, SCHEMA)
     monkeypatch.setattr(units, "ROWS_PER_UNIT", unit)
     monkeypatch.setattr(prepare_module, "ROWS_PER_UNIT", unit)
-    plan = make_plan(folder / "d", table, FEATURES, kind, row_group_size=group)
+    tokens = f"{{type: text, tokenizer: {tokenizer}, max_tokens: 2}}"
+    features = FEATURES.replace("TOKENS", tokens if kind == "mlp" else "ignore")
+    plan = make_plan(folder / "d", table, features, kind, row_group_size=group)
     prepared = prepare_here(plan, folder / "prepared", monkeypatch)
     n = len(values)
     train = np.unique(data.draw(st.lists(st.integers(1, n - 1))) + [0])
@@ -255,3 +259,31 @@ def test_nested_columns_are_refused_with_the_remedy(tmp_path):
         assert f"column `{name}`" in str(caught.value) and f"write `{name}: ignore`" in str(
             caught.value
         )
+
+
+def test_tokens_are_the_ids_of_their_tokenizer(tmp_path, monkeypatch, tokenizer):
+    from tokenizers import Tokenizer
+
+    texts = ["late again, and again", "", None, "on time" * 40]
+    features = f"{{s: {{type: text, tokenizer: {tokenizer}, max_tokens: 8}}}}"
+    encoder, inputs = encoded(tmp_path, monkeypatch, pa.table({"s": texts}), features)
+    library = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    library.no_truncation()
+    for text, codes in zip(texts, inputs.categories, strict=True):
+        ids = library.encode(text).ids[:8] if text else []
+        assert codes.tolist() == [*(token + 1 for token in ids), *[0] * (8 - len(ids))]
+    assert encoder.token_shapes == ((library.get_vocab_size() + 1, 8),)
+
+
+@pytest.mark.parametrize(
+    ("feature", "kind", "sentence"),
+    [
+        ("{type: text, tokenizer: HERE}", "xgboost", "feeds networks, not a model of kind"),
+        ("{type: text, tokenizer: HERE, buckets: 8}", "mlp", "takes the place of `buckets`"),
+        ("{type: text, tokenizer: /nowhere}", "mlp", "holds no tokenizer.json.*save_pretrained"),
+    ],
+)
+def test_a_tokenizer_that_cannot_serve_says_why(tmp_path, tokenizer, feature, kind, sentence):
+    table = pa.table({"s": ["a"], "y": [1.0]})
+    with pytest.raises(PlanError, match=sentence):
+        make_plan(tmp_path / "d", table, f"{{s: {feature.replace('HERE', str(tokenizer))}}}", kind)

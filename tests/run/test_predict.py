@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -108,3 +109,31 @@ def test_own_code_is_kept_with_the_model_and_an_edit_is_another_trial(
     (model / "code" / "mine" / "net.py").write_text(CODE + "# changed after training\n")
     done = heliostat("evaluate", model, "--data", table, env=env)
     assert done.returncode == 1 and "has changed since the model was trained" in done.stderr
+
+
+def test_texts_are_learned_as_tokens_that_the_model_keeps(
+    heliostat, make_job, tokenizer, tmp_path, ray_head
+):
+    env = {"RAY_ADDRESS": ray_head.address}
+    rng = np.random.default_rng(0)
+    late = rng.random(800) < 0.5
+    texts = [" ".join(rng.permutation(["a", "on", "late" if y else "time"])) for y in late]
+    (tmp_path / "texts").mkdir()
+    pq.write_table(pa.table({"text": texts, "late": late}), tmp_path / "texts" / "a.parquet")
+    shutil.copytree(tokenizer, tmp_path / "own")
+    job = make_job(
+        data=f"data:\n  source: {tmp_path}/texts\n  target: late\n  task: binary\n"
+        "  features: {text: {type: text, tokenizer: own, max_tokens: 8}}\n",
+        model="model: {kind: mlp, hidden: [8]}",
+        train="train: {epochs: 20, batch_size: 64, optimizer: {learning_rate: 0.02}}",
+    )
+    done = heliostat("run", job, "--set", f"storage={tmp_path}/s", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["metrics"]["test"]["auc"] > 0.99
+    model = shutil.copytree(tmp_path / "s" / "runs" / result["run"] / "model", tmp_path / "model")
+    for folder in ("s", "own"):
+        shutil.rmtree(tmp_path / folder)
+    scored = heliostat("evaluate", model, "--data", tmp_path / "texts", "--json", env=env)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout)["metrics"]["auc"] > 0.99

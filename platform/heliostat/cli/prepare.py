@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -40,9 +41,11 @@ def command(
     plan = plan_job(job)
     storage = Storage.open(plan.job.spec.storage or DEFAULT_STORAGE)
     from heliostat.data.prepare import is_prepared, prepare
+    from heliostat.data.text import keep_tokenizers
     from heliostat.run.cluster import check_storage_is_shared, connected
 
     folder = storage.prepared / plan.prepared_digest
+    plan = replace(plan, columns=keep_tokenizers(plan.columns, storage.prepared))
     reused = is_prepared(plan, storage.prepared)
     with connected(address) as cluster:
         check_storage_is_shared(storage.root)

@@ -80,6 +80,27 @@ class TextTransform:
 
 
 @dataclass(frozen=True)
+class TokenTransform:
+    """The first `max_tokens` tokens of a text as codes: 0 is none, then 1 + the token's id.
+    `cardinality` counts the codes.
+    """
+
+    name: str
+    max_tokens: int
+    cardinality: int
+
+    def encode(self, words: Words, rows: npt.NDArray[np.int64]) -> Codes:
+        """[rows, max_tokens] int32."""
+        starts = words.offsets[rows]
+        lengths = np.minimum(words.offsets[rows + 1] - starts, self.max_tokens)
+        present = np.arange(self.max_tokens) < lengths[:, None]
+        codes = np.zeros(present.shape, np.int32)
+        places = (starts[:, None] + np.arange(self.max_tokens))[present]
+        codes[present] = words.hashes[places].astype(np.int32) + 1
+        return codes
+
+
+@dataclass(frozen=True)
 class CategoryTransform:
     """The vocabulary of a column, or how many buckets its values are hashed to; and the code
     that a missing value takes.
@@ -129,7 +150,9 @@ class TargetTransform:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Encoded rows: `numbers` [rows, numbers] float32, `categories` [rows, categories] int32."""
+    """Encoded rows: `numbers` [rows, numbers] float32, `categories` [rows, categories] int32, of
+    which the last are the tokens of texts, one text after the other.
+    """
 
     numbers: Floats
     categories: Codes
@@ -141,7 +164,7 @@ class Inputs:
     def empty(cls, num_rows: int, encoder: Encoder) -> Inputs:
         """Room for rows to be read into."""
         numbers = np.empty((num_rows, encoder.num_numbers), np.float32)
-        return cls(numbers, np.empty((num_rows, len(encoder.categories)), np.int32))
+        return cls(numbers, np.empty((num_rows, encoder.num_codes), np.int32))
 
     def slice(self, start: int, stop: int) -> Inputs:
         """A view of consecutive rows."""
@@ -161,6 +184,17 @@ class Encoder:
     target: TargetTransform
     texts: tuple[TextTransform, ...] = ()
     customs: tuple[CustomTransform, ...] = ()
+    tokens: tuple[TokenTransform, ...] = ()
+
+    @property
+    def num_codes(self) -> int:
+        """Columns of `Inputs.categories`: the categories, then each text's tokens."""
+        return len(self.categories) + sum(text.max_tokens for text in self.tokens)
+
+    @property
+    def token_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(how many codes, how many places) of each text."""
+        return tuple((text.cardinality, text.max_tokens) for text in self.tokens)
 
     @property
     def num_numbers(self) -> int:
@@ -195,6 +229,7 @@ class Encoder:
                 for text in value.get("texts", ())
             ),
             tuple(CustomTransform.from_json(own, code) for own in value.get("customs", ())),
+            tuple(TokenTransform(**text) for text in value.get("tokens", ())),
         )
 
     def encode(self, packed: Packed, rows: npt.NDArray[np.int64] | None = None) -> Inputs:
@@ -235,6 +270,11 @@ class BoundEncoder:
             at = end
         for i, (codes, table) in enumerate(self._tables):
             into.categories[:, i] = table[codes[rows]] if len(table) else UNKNOWN
+        at = len(self._tables)
+        for text in self.encoder.tokens:
+            end = at + text.max_tokens
+            into.categories[:, at:end] = text.encode(self.packed.texts[text.name], rows)
+            at = end
 
 
 class _Block:

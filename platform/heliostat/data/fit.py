@@ -18,11 +18,13 @@ from heliostat.data.encode import (
     NumberTransform,
     TargetTransform,
     TextTransform,
+    TokenTransform,
     bucket_codes,
 )
 from heliostat.data.labels import Kept, value_sizes
 from heliostat.data.moments import Moments, part_moments
 from heliostat.data.prepared import Prepared
+from heliostat.data.text import load_tokenizer
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
 from heliostat.plan.inputs import InputColumn
@@ -80,7 +82,8 @@ def fit_encoder(
     left_out = len(numbers) + len(categories) - len(used)
     if left_out:
         touched["columns with one value in the training rows: left out"] = left_out
-    if not used and not texts:
+    tokens = tuple(_fit_tokens(column) for column in columns.of_kind("tokens"))
+    if not used and not texts and not tokens:
         raise DataError(
             Problem("data.clean.constant_columns", "no input has two values in the training rows")
         )
@@ -91,6 +94,7 @@ def fit_encoder(
         _fit_target(kept, columns, spec, train),
         texts,
         customs,
+        tokens,
     )
     return encoder, touched
 
@@ -102,6 +106,12 @@ class _Fitted:
     transform: NumberTransform | CategoryTransform
     constant: bool
     touched: dict[str, int]
+
+
+def _fit_tokens(column: InputColumn) -> TokenTransform:
+    """Nothing of it is learned from rows: code 0 is no token, the others its tokenizer's."""
+    size = load_tokenizer(column.tokenizer).get_vocab_size(with_added_tokens=True)
+    return TokenTransform(column.name, column.max_tokens, size + 1)
 
 
 def _custom_values(

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from heliostat.data.hashing import value_hashes
-from heliostat.plan.inputs import PackedColumn
+from heliostat.data.text import as_text, text_words, token_ids
+from heliostat.plan.inputs import TOKENS, PackedColumn
 
 NUMBERS, ROWS = "numbers", "rows"
 MISSING_TIME = np.iinfo(np.int64).min
@@ -34,7 +34,9 @@ class Category:
 
 @dataclass(frozen=True)
 class Words:
-    """Hashes of a text column's words, row after row; row i's are [offsets[i], offsets[i+1])."""
+    """Hashes of a text column's words, or ids of its tokens, row after row; row i's are
+    [offsets[i], offsets[i+1]).
+    """
 
     offsets: npt.NDArray[np.int64]
     hashes: npt.NDArray[np.uint32]
@@ -85,7 +87,9 @@ def pack_table(
         elif column.form == "vector":
             arrays[f"vector:{column.name}"] = _as_vectors(table[column.name], column.name, infinite)
         elif column.form == "text":
-            arrays[f"text:{column.name}"] = _as_words(table[column.name])
+            arrays[f"text:{column.name}"] = text_words(table[column.name])
+        elif column.form.startswith(TOKENS):
+            arrays[f"text:{column.name}"] = token_ids(table[column.name], column.tokenizer)
     if rows is not None:
         arrays[ROWS] = pa.array(rows)
     metadata = {NUMBERS: "\x1f".join(names)}
@@ -132,21 +136,12 @@ def is_missing(packed: Packed, column: PackedColumn) -> npt.NDArray[np.bool_]:
         return np.isnan(packed.exact[column.name])
     if column.form == "vector":
         return np.asarray(np.isnan(packed.vectors[column.name]).any(1))
-    if column.form == "text":
+    if column.form == "text" or column.form.startswith(TOKENS):
         return np.zeros(packed.num_rows, bool)  # no text has no words
     missing: npt.NDArray[np.bool_] = np.isnan(
         packed.numbers[:, packed.number_names.index(column.name)]
     )
     return missing
-
-
-def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The canonical text of a category's values; NaN is missing."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    return column if column.type == pa.string() else column.cast(pa.string())
 
 
 def _as_float(column: pa.ChunkedArray, type_: pa.DataType) -> npt.NDArray[Any]:
@@ -198,19 +193,3 @@ def _as_vectors(
     matrix[present] = _as_float(flat, pa.float32()).reshape(-1, size)
     _drop_infinite(matrix, name, infinite)
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), size)
-
-
-def _as_words(column: pa.ChunkedArray) -> pa.LargeListArray:
-    """Letters, digits and underscores make words, in any script; no text, no words."""
-    words = pc.split_pattern_regex(pc.utf8_lower(as_text(column)), r"[^\p{L}\p{N}_]+")
-    words = words.combine_chunks()
-    rows = pc.list_parent_indices(words).to_numpy()
-    coded = words.flatten().dictionary_encode()
-    table = (value_hashes(0, coded.dictionary.to_pylist()) >> np.uint64(32)).astype(np.uint32)
-    real = np.array([word != "" for word in coded.dictionary.to_pylist()], bool)
-    codes = coded.indices.to_numpy()
-    kept = real[codes] if len(real) else np.empty(0, bool)
-    counts = np.bincount(rows[kept], minlength=len(column))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    hashes = table[codes[kept]] if len(table) else np.empty(0, np.uint32)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes))

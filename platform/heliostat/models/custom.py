@@ -16,7 +16,8 @@ def import_class(spec: CustomModel, code: Path, shape: Shape) -> nn.Module:
     """`spec.class_` from the folder `code`, built as `Class(shape, **args)`.
 
     The module is called with `numbers` [rows, numbers] float32 and `categories`
-    [rows, categories] int64 and returns [rows, shape.num_outputs].
+    [rows, categories] int64, after which come the tokens of texts (see `Shape`), and returns
+    [rows, shape.num_outputs].
 
     Raises:
         UserError: the class is not there, or does not take the arguments.

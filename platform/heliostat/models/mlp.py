@@ -36,6 +36,20 @@ class CategoryEmbeddings(nn.Module):
         return torch.cat(vectors, 1)
 
 
+class TokenEmbeddings(nn.Module):
+    """The mean of the embeddings of a text's tokens; the zero vector if it has none."""
+
+    def __init__(self, cardinality: int) -> None:
+        super().__init__()
+        self.width = embedding_width(cardinality)
+        self.table = nn.Embedding(cardinality, self.width, padding_idx=0)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[rows, tokens] codes to [rows, width]."""
+        total: Tensor = self.table(tokens).sum(1)
+        return total / (tokens > 0).sum(1, keepdim=True).clamp(min=1)
+
+
 def embedding_width(cardinality: int) -> int:
     """1.6 x cardinality^0.56, at most 50 (fastai's rule for tabular data)."""
     return min(50, math.ceil(1.6 * float(cardinality) ** 0.56))
@@ -48,6 +62,10 @@ class Mlp(nn.Module):
         super().__init__()
         self.embeddings = CategoryEmbeddings(shape.cardinalities) if shape.cardinalities else None
         width = shape.num_numbers + (self.embeddings.width if self.embeddings else 0)
+        self.texts = nn.ModuleList(TokenEmbeddings(codes) for codes, _ in shape.texts)
+        places = [len(shape.cardinalities), *(places for _, places in shape.texts)]
+        self.ends = [sum(places[: i + 1]) for i in range(len(places) - 1)]
+        width += sum(embedding_width(codes) for codes, _ in shape.texts)
         blocks: list[nn.Module] = []
         for layer, hidden in enumerate(spec.hidden):
             # A bias before batch normalisation has no gradient and would drift under AdamW.
@@ -65,8 +83,10 @@ class Mlp(nn.Module):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """[rows, numbers] and [rows, categories] to [rows, outputs]."""
+        codes, *texts = torch.tensor_split(categories, self.ends, 1)
         parts = [numbers]
         if self.embeddings is not None:
-            parts.append(self.embeddings(categories))
+            parts.append(self.embeddings(codes))
+        parts += [text(tokens) for text, tokens in zip(self.texts, texts, strict=True)]
         output: Tensor = self.head(self.blocks(torch.cat(parts, 1)))
         return output

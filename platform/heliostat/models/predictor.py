@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +16,23 @@ Scores = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Shape:
     """What a model is built for: how many numbers, the number of codes of each category, and
-    how many outputs (1 for regression and two classes, else one a class).
+    how many outputs (1 for regression and two classes, else one a class). After the categories
+    come the tokens of each text: `texts` has (codes, places) of each; code 0 is no token.
     """
 
     num_numbers: int
     cardinalities: tuple[int, ...]
     num_outputs: int
     task: str
+    texts: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Shape:
+        """The shape that `dataclasses.asdict` wrote."""
+        texts = tuple((int(codes), int(places)) for codes, places in value.get("texts", ()))
+        return cls(
+            **(dict(value) | {"cardinalities": tuple(value["cardinalities"]), "texts": texts})
+        )
 
 
 class Predictor(Protocol):

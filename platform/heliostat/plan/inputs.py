@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +18,14 @@ from heliostat.spec.data import (
     TimeFeature,
     VectorFeature,
 )
+from heliostat.spec.identity import DIGEST_LENGTH
 from heliostat.spec.load import Job
+from heliostat.storage.objects import as_path
 
-Form = Literal["number", "exact", "category", "time", "vector", "text"]
-InputKind = Literal["number", "category", "time", "vector", "text", "custom"]
+TOKENIZER_FILE = "tokenizer.json"
+Form = str  # number, exact, category, time, vector, text, or `tokens:DIGEST` of the tokenizer
+TOKENS = "tokens"
+InputKind = Literal["number", "category", "time", "vector", "text", "tokens", "custom"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class InputColumn:
 
     `missing` is keep, drop, mean, median, most_frequent, constant or own; `constant` its value.
     Numbers are clipped to the quantiles `clip_low` and `clip_high`, if given. `parts` are those
-    of a time, `size` is a vector's, `buckets` and `max_tokens` are a text's. A custom input is
-    computed by `class_` from `sources`.
+    of a time, `size` is a vector's, `buckets` and `max_tokens` are a text's. Tokens are made by
+    the tokenizer in the folder `tokenizer`. A custom input is computed by `class_` from `sources`.
     """
 
     name: str
@@ -50,6 +55,8 @@ class InputColumn:
     weighting: str = "tfidf"
     class_: str = ""
     sources: tuple[PackedColumn, ...] = ()
+    tokenizer: str = ""
+    tokenizer_digest: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputColumn:
@@ -63,23 +70,28 @@ class InputColumn:
         """The source columns in the forms that they are packed to."""
         if self.kind == "custom":
             return self.sources
+        if self.kind == "tokens":
+            return (PackedColumn(self.name, f"{TOKENS}:{self.tokenizer_digest}", self.tokenizer),)
         return (PackedColumn(self.name, "exact" if self.exact else self.kind),)
 
     @property
     def width(self) -> int:
         """How many numbers a row of it is, a category counted as one."""
-        widths = {"time": len(self.parts), "vector": self.size, "text": self.buckets or 0}
+        widths = {"time": len(self.parts), "vector": self.size, "text": self.buckets or 0,
+                  "tokens": self.max_tokens}  # fmt: skip
         return widths.get(self.kind, 1) + self.indicator
 
 
 @dataclass(frozen=True, order=True)
 class PackedColumn:
     """A source column in a prepared copy. `number` is float32, `exact` float64, `category`
-    a dictionary code, `time` 64-bit microseconds, `vector` float32, `text` hashes of its words.
+    a dictionary code, `time` 64-bit microseconds, `vector` float32, `text` hashes of its words,
+    tokens the ids that the tokenizer in the folder `tokenizer` gives.
     """
 
     name: str
     form: Form
+    tokenizer: str = ""
 
 
 AUTO: dict[str, NumberFeature | CategoryFeature | TimeFeature | VectorFeature] = {
@@ -95,6 +107,7 @@ FITTING: dict[str, tuple[str, ...]] = {
     "time": ("time",),
     "vector": ("vector",),
     "text": ("category",),
+    "tokens": ("category",),
 }
 DATE_PARTS = ("month", "day", "weekday", "elapsed")
 TIME_PARTS = ("month", "day", "weekday", "hour", "elapsed")
@@ -107,6 +120,8 @@ def resolved_input(
     name = column.name
     if isinstance(feature, CategoryFeature):
         return _category(name, feature, complain)
+    if isinstance(feature, TextFeature) and feature.tokenizer is not None:
+        return _tokens(name, feature, job, complain)
     if isinstance(feature, TextFeature):
         return InputColumn(
             name, "text", "own", buckets=feature.buckets, max_tokens=feature.max_tokens,
@@ -160,6 +175,30 @@ def custom_input(
         ("keep" if model.keeps_missing else "mean") if missing == "auto" else missing,
         ("standard" if model.wants_scaling else "none") if scale == "auto" else scale,
         class_=feature.class_, sources=tuple(sources),
+    )  # fmt: skip
+
+
+def _tokens(
+    name: str, feature: TextFeature, job: Job, complain: Callable[[str, str, str], None]
+) -> InputColumn:
+    key = f"data.features.{name}.tokenizer"
+    if job.spec.model.family != "network":
+        what = f"feeds networks, not a model of kind `{job.spec.model.kind}`"
+        complain(key, what, "leave it out: words are then hashed and weighted")
+    unused = {"buckets", "weighting"} & feature.model_fields_set
+    if unused:
+        complain(key, f"takes the place of `{'`, `'.join(sorted(unused))}`", "leave it out")
+    folder = str(feature.tokenizer)
+    file = as_path(folder) / TOKENIZER_FILE
+    digest = ""
+    if file.is_file():
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_LENGTH]
+    else:
+        remedy = "in Python: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes it"
+        complain(key, f"`{folder}` holds no {TOKENIZER_FILE}", remedy)
+    return InputColumn(
+        name, "tokens", "own", max_tokens=feature.max_tokens,
+        tokenizer=folder, tokenizer_digest=digest,
     )  # fmt: skip
 
 

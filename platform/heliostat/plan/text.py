@@ -52,7 +52,8 @@ def _columns(plan: Plan) -> str:
     names = [column.name for column in plan.columns.inputs]
     shown = ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
     plurals = {"number": "numbers", "category": "categories", "time": "times",
-               "vector": "vectors", "text": "texts", "custom": "of your own"}  # fmt: skip
+               "vector": "vectors", "text": "texts",
+               "tokens": "texts as tokens", "custom": "of your own"}  # fmt: skip
     counts = {kind: len(plan.columns.of_kind(kind)) for kind in get_args(InputKind)}
     sums = [f"{n} {kind if n == 1 else plurals[kind]}" for kind, n in counts.items() if n]
     return f"{len(names)} inputs = {' + '.join(sums)}: {shown}"

@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from heliostat.catalog.code import CODE_FOLDER, code_digest, code_files, copy_code
 from heliostat.data.prepare import is_prepared, prepare
+from heliostat.data.text import keep_tokenizers
 from heliostat.data.units import units_of
 from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError
 from heliostat.plan.plan import Plan, plan_job
@@ -64,6 +65,7 @@ def run_job(
     console = console or Console()
     plan = plan_job(job)
     storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
+    plan = replace(plan, columns=keep_tokenizers(plan.columns, storage.prepared))
     claim = claim_run(plan, storage, run_id, resume, console)
     if claim.lease is None:
         return follow(claim.folder, console)

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from heliostat.data.text import keep_tokenizers
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
 from heliostat.plan.plan import Plan
@@ -53,7 +54,7 @@ def tune_job(
     ledger = Ledger(storage.ledger(spec.name), folder.reference)
     models = storage.ledger(spec.name) / "models"
     models.mkdir(parents=True, exist_ok=True)
-    trials, assignments = _trials(plan, base, models)
+    trials, assignments = _trials(plan, base, storage, models)
     known = sum(
         trial.id in ledger.records and ledger.records[trial.id].is_done(spec.tune.scheduler)
         for trial in trials
@@ -94,7 +95,7 @@ def tune_job(
 
 
 def _trials(
-    plan: Plan, base: Assignment, models: StorePath
+    plan: Plan, base: Assignment, storage: Storage, models: StorePath
 ) -> tuple[list[Trial], dict[int, Assignment]]:
     """A trial is the job with some keys replaced: the same training path, another identity."""
     trials, assignments = [], {}
@@ -106,7 +107,9 @@ def _trials(
         assignments[index] = replace(
             base,
             job=value,
-            columns=resolve_columns(job, plan.catalog),  # fillings and scalings go by the model
+            columns=keep_tokenizers(  # fillings and scalings go by the model
+                resolve_columns(job, plan.catalog), storage.prepared
+            ),
             model_folder=str(models / identity),
             place=None,
             final=False,

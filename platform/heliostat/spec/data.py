@@ -109,10 +109,14 @@ class CategoryFeature(Spec):
 class TextFeature(Spec):
     """Free text: its first `max_tokens` words, lower case, hashed to `buckets` numbers; each
     counts how often its words occur, weighted by how rare they are in training (TF-IDF).
+
+    With `tokenizer`, for networks: the ids of its first `max_tokens` tokens by a Hugging Face
+    tokenizer, a directory that holds `tokenizer.json`.
     """
 
     type: Literal["text"]
     max_tokens: int = Field(default=128, gt=0)
+    tokenizer: str | None = None
     buckets: int = Field(default=256, gt=0)
     weighting: Literal["tfidf", "count"] = "tfidf"
 

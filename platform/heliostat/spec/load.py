@@ -130,7 +130,7 @@ def _set(value: dict[str, Any], key: str, setting: Any) -> None:
 
 def _absolute_paths(value: dict[str, Any], places: Mapping[KeyPath, Place]) -> dict[str, Any]:
     result = copy.deepcopy(value)
-    for path in PATH_KEYS:
+    for path in (*PATH_KEYS, *_tokenizer_keys(value)):
         parent: Any = result
         for key in path[:-1]:
             parent = parent.get(key) if isinstance(parent, dict) else None
@@ -140,6 +140,13 @@ def _absolute_paths(value: dict[str, Any], places: Mapping[KeyPath, Place]) -> d
             folder = _nearest(places, path).folder
             parent[path[-1]] = _absolute(parent[path[-1]], folder)
     return result
+
+
+def _tokenizer_keys(value: Mapping[str, Any]) -> Iterator[KeyPath]:
+    data = value.get("data")
+    features = data.get("features") if isinstance(data, dict) else None
+    for name in features if isinstance(features, dict) else ():
+        yield ("data", "features", name, "tokenizer")
 
 
 def _absolute(value: Any, folder: Path) -> Any:

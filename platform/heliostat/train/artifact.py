@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from heliostat.data.encode import Encoder
 from heliostat.data.pack import Packed, is_missing
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Scores, Shape
-from heliostat.plan.inputs import InputColumn, PackedColumn
+from heliostat.plan.inputs import TOKENIZER_FILE, InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import read_json, write_json
@@ -24,7 +25,7 @@ from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.versions import versions
 
-DESCRIPTION = "model.json"
+DESCRIPTION, TOKENIZERS = "model.json", "tokenizers"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> 
     file = predictor.save(stage)
     if assignment.code_folder is not None:
         copy_code(assignment.code_folder, stage / CODE_FOLDER)
+    for column in assignment.columns.of_kind("tokens"):
+        kept = stage / TOKENIZERS / column.tokenizer_digest
+        kept.mkdir(parents=True, exist_ok=True)
+        source = local_copy(as_path(column.tokenizer)) / TOKENIZER_FILE
+        shutil.copyfile(source, kept / TOKENIZER_FILE)
     value = {
         "name": spec.name,
         "kind": spec.model.kind,
@@ -118,16 +124,24 @@ def load_model(stored_folder: StorePath) -> TrainedModel:
     if code.exists() and code_digest(code) != value["digests"]["code"]:
         raise ArtifactError(f"{code}: has changed since the model was trained")
     spec: ModelSpec = TypeAdapter(Model).validate_python(value["model"])
-    shape = Shape(**(value["shape"] | {"cardinalities": tuple(value["shape"]["cardinalities"])}))
+    shape = Shape.from_json(value["shape"])
     return TrainedModel(
         value["name"],
         value["task"],
         value["kind"],
         value["objective"],
-        tuple(InputColumn.from_json(column) for column in value["features"]),
+        tuple(_own_input(column, folder) for column in value["features"]),
         Encoder.from_json(value["transforms"], str(folder / CODE_FOLDER)),
         load_predictor(spec, shape, folder),
     )
+
+
+def _own_input(value: Mapping[str, Any], folder: Path) -> InputColumn:
+    """An input whose tokenizer is the one kept with the model."""
+    column = InputColumn.from_json(value)
+    if column.kind != "tokens":
+        return column
+    return replace(column, tokenizer=str(folder / TOKENIZERS / column.tokenizer_digest))
 
 
 def load_predictor(spec: ModelSpec, shape: Shape, folder: Path) -> Predictor:

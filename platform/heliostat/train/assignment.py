@@ -157,10 +157,13 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):
         check_classes(reader, split.sides[side], side)
-    classes = len(encoder.target.classes)
+    num_classes = len(encoder.target.classes)
+    multiclass = spec.data.task == "multiclass"
     shape = Shape(
-        encoder.num_numbers, encoder.cardinalities, classes if classes > 2 else 1, spec.data.task
+        encoder.num_numbers,
+        encoder.cardinalities,
+        num_classes if multiclass else 1,
+        spec.data.task,
+        encoder.token_shapes,
     )
-    if spec.data.task == "multiclass":
-        shape = Shape(shape.num_numbers, shape.cardinalities, classes, spec.data.task)
     return OpenData(prepared, split, encoder, reader, shape, touched)

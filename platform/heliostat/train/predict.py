@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from heliostat.catalog.catalog import Catalog, read_catalog
 from heliostat.catalog.read import read_groups
-from heliostat.data.pack import as_text, pack_table, unpack
+from heliostat.data.pack import pack_table, unpack
+from heliostat.data.text import as_text
 from heliostat.data.units import Unit, run_units, units_of
 from heliostat.errors import DataError, Problem
 from heliostat.plan.inputs import FITTING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -50,6 +52,26 @@ def test_a_delta_table_is_read_at_its_version(tmp_path):
     ):
         with pytest.raises(DataError, match=sentence):
             read_catalog(source)
+
+
+@pytest.mark.parametrize(
+    ("feature", "configuration"),
+    [("deletionVectors", {}), ("columnMapping", {"delta.columnMapping.mode": "name"})],
+)
+def test_delta_features_that_change_what_files_mean_are_refused(tmp_path, feature, configuration):
+    write_deltalake(tmp_path / "t", FIRST)
+    log = tmp_path / "t" / "_delta_log" / f"{0:020d}.json"
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    for action in actions:
+        if "protocol" in action:
+            features = {"readerFeatures": [feature], "writerFeatures": [feature]}
+            action["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7} | features
+        if "metaData" in action:
+            action["metaData"]["configuration"] = configuration
+    log.write_text("\n".join(json.dumps(action) for action in actions))
+    refused = f"uses {feature}: reading its files would be wrong|Column mapping is enabled"
+    with pytest.raises(DataError, match=refused):
+        read_catalog(DeltaSource(delta=str(tmp_path / "t")))
 
 
 def test_a_delta_table_in_an_object_store(s3_store, monkeypatch):

@@ -70,7 +70,9 @@ def pack_table(
     infinite: dict[str, int] = {}
     for i, name in enumerate(names):
         matrix[:, i] = _as_float(table[name], pa.float32())
-        _drop_infinite(matrix[:, i], name, infinite)
+    if np.isinf(matrix).any():
+        for i, name in enumerate(names):
+            _drop_infinite(matrix[:, i], name, infinite)
     flat = pa.array(matrix.reshape(-1))
     arrays: dict[str, pa.Array] = {}
     if names:
@@ -151,8 +153,11 @@ def _as_float(column: pa.ChunkedArray, type_: pa.DataType) -> npt.NDArray[Any]:
         column = column.cast(pa.uint8())
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
-    column = column.cast(type_, safe=False)
-    return pc.fill_null(column, float("nan")).to_numpy()
+    if column.type != type_:
+        column = column.cast(type_, safe=False)
+    if column.null_count:
+        column = pc.fill_null(column, float("nan"))
+    return column.to_numpy()
 
 
 def _drop_infinite(values: npt.NDArray[Any], name: str, infinite: dict[str, int]) -> None:

@@ -96,6 +96,8 @@ def _ray_data(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterabl
 
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
+    # It lets one task out and waits a second to see what comes; ours give back a few bytes.
+    context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     rows: Iterable[dict[str, Any]] = dataset.flat_map(run, concurrency=num_tasks).iter_rows()

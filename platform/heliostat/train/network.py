@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from heliostat.data.reader import Batches, EpochBatches
 from heliostat.data.sieve import Sieve
@@ -117,14 +120,24 @@ def _batches(assignment: Assignment, data: OpenData, world: World, num_steps: in
 def _tensors(batches: Batches, device: torch.device | str, first: int) -> Iterator[TensorBatch]:
     for batch in batches(first):
         yield TensorBatch(
-            torch.from_numpy(batch.inputs.numbers).to(device),
-            torch.from_numpy(batch.inputs.categories).to(device, torch.int64),
-            torch.from_numpy(np.ascontiguousarray(batch.target)).to(device),
-            torch.from_numpy(batch.rows).to(device),
-            torch.from_numpy(batch.weights).to(device),
+            _tensor(batch.inputs.numbers, device),
+            _tensor(batch.inputs.categories, device).long(),
+            _tensor(batch.target, device),
+            _tensor(batch.rows, device),
+            _tensor(batch.weights, device),
             batch.global_rows,
             batch.global_weight,
         )
+
+
+def _tensor(values: npt.NDArray[Any], device: torch.device | str) -> Tensor:
+    """`values` on the device. To a GPU by way of pinned memory, from which it fetches them itself
+    while Python goes on.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _device(gpus: float) -> torch.device:

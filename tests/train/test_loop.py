@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from heliostat.errors import ArtifactError, LeaseLostError, TrainError
+from heliostat.errors import ArtifactError, LeaseLostError, TrainError, UserError
 from heliostat.models.randomness import HashDropout, Randomness
 from heliostat.parallel.world import SoloWorld
-from heliostat.spec.train import OptimizerSpec, ScheduleSpec
+from heliostat.spec.train import LossSpec, OptimizerSpec, ParameterSpec, ScheduleSpec
 from heliostat.storage.lease import Lease
 from heliostat.train.checkpoint import CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
@@ -64,8 +64,8 @@ def task(**changes) -> Fit:
     spec = ScheduleSpec(name="cosine", warmup_steps=5)
     fields = Fit(
         model=model, replica=model, optimizer=build_optimizer(OptimizerSpec(), model),
-        loss_sum=loss_sum("auto", "binary"), batches=batches,
-        rate=lambda step: rate_factor(spec, step, STEPS), evaluate=lambda: {"auc": next(values)},
+        loss_sum=loss_sum(LossSpec(), "binary"), batches=batches,
+        rate=lambda step, progress: rate_factor(spec, step, STEPS, progress.num_drops), evaluate=lambda: {"auc": next(values)},
         objective="auc", goal="max", patience=None, num_steps=STEPS, steps_per_epoch=PER_EPOCH,
         steps_per_unit=PER_EPOCH, validate_every=PER_EPOCH, log_every=1, checkpoint_every=None,
         randomness=randomness, seed=5,
@@ -201,3 +201,126 @@ def test_schedules_warm_up_and_stay_within_the_rate(name):
     assert all(0 <= f <= 1 for f in factors)
     if name in ("linear", "cosine", "one_cycle"):
         assert factors[-1] < 0.05
+
+
+def test_a_plateau_lowers_the_rate_and_survives_a_resume(tmp_path):
+    schedule = ScheduleSpec(name="plateau", patience=2, factor=0.5)
+
+    def flat() -> Fit:
+        changes = {"validate_every": 4, "log_every": 1, "plateau": 2}
+        return replace(
+            task(**changes), evaluate=lambda: {"auc": 0.5},
+            rate=lambda step, progress: rate_factor(schedule, step, STEPS, progress.num_drops),
+        )  # fmt: skip
+
+    whole = list(fit(flat(), SoloWorld(), ScratchCheckpoints(), NoControl()))
+    rates = [event.learning_rate / 0.001 for event in whole if isinstance(event, Stepped)]
+    # The first evaluation, after step 4, is the best; two more make a plateau: steps 13, 21, ...
+    assert rates == pytest.approx([1] * 12 + [0.5] * 8 + [0.25] * 8 + [0.125] * 8 + [0.0625] * 4)
+    checkpoints = committed(tmp_path)
+    first = list(fit(flat(), SoloWorld(), checkpoints, StopAt(17)))
+    again = list(fit(flat(), SoloWorld(), checkpoints, NoControl()))
+    resumed = [e.learning_rate / 0.001 for e in (*first, *again) if isinstance(e, Stepped)]
+    assert resumed == pytest.approx(rates)
+
+
+def test_parameters_have_settings_of_their_own():
+    net = Net(Randomness())
+    own = {"layers.0.*": ParameterSpec(learning_rate=0.5), "*.bias": ParameterSpec(weight_decay=3)}
+    optimizer = build_optimizer(OptimizerSpec(learning_rate=0.1, parameters=own), net)
+    found = {
+        name: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for name, parameter in net.named_parameters()
+        if any(parameter is other for other in group["params"])
+    }
+    assert found == {
+        "layers.0.weight": (0.5, 0.01), "layers.0.bias": (0.5, 0.0),
+        "layers.3.weight": (0.1, 0.01), "layers.3.bias": (0.1, 3.0),
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"head\.\*: fits no parameter.*layers\.0\.weight"):
+        build_optimizer(OptimizerSpec(parameters={"head.*": ParameterSpec()}), net)
+
+
+def close(one: Fit, other: Fit) -> None:
+    for name, tensor in one.model.state_dict().items():
+        torch.testing.assert_close(tensor, other.model.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 5, 31, 32, 100])
+def test_micro_batches_change_nothing_but_memory(micro_rows):
+    whole, parts = task(clip_norm=0.5), task(clip_norm=0.5, micro_rows=micro_rows)
+    losses = [[e.loss for e in run(one) if isinstance(e, Stepped)] for one in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    close(whole, parts)
+
+
+class Hungry(nn.Module):
+    """Runs out of memory above ten rows."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, numbers, categories):
+        if len(numbers) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        self.seen.append(len(numbers))
+        return self.net(numbers, categories)
+
+
+def test_a_micro_batch_is_halved_when_memory_runs_out():
+    plain, small = task(), task(halves_micro_rows=True)
+    hungry = Hungry(small.model)
+    small = replace(small, replica=hungry)
+    run(plain), run(small)
+    assert set(hungry.seen) == {8}  # 32, 16, 8, and then it stays
+    close(plain, small)
+    fixed = task(micro_rows=20)
+    with pytest.raises(
+        TrainError, match=r"memory ran out at step 1 with 20 rows.*micro_batch_size: 10"
+    ):
+        run(replace(fixed, replica=Hungry(fixed.model)))
+
+
+def test_bfloat16_learns_nearly_the_same():
+    exact, rounded = task(), task(precision="bfloat16")
+    losses = [[e.loss for e in run(one) if isinstance(e, Stepped)] for one in (exact, rounded)]
+    assert losses[1] != losses[0] and losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+
+
+class Explodes(nn.Module):
+    """Its output, or only its gradient, is not finite from the third call on."""
+
+    def __init__(self, forward: bool) -> None:
+        super().__init__()
+        self.calls, self.in_forward = 0, forward
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls < 3:
+            return x
+        return x * float("inf") if self.in_forward else torch.sqrt(x * 0) + x
+
+
+@pytest.mark.parametrize(
+    ("forward", "sentence"),
+    [
+        (True, r"loss is (nan|inf|-inf) at step 3: `layers\.1` is the first module whose output"),
+        (False, r"gradient of `layers\.0\.\w+` is not finite at step 3"),
+    ],
+)
+def test_what_is_not_finite_first_is_named_with_its_step(forward, sentence):
+    broken = task()
+    broken.model.layers[1] = Explodes(forward)
+    with pytest.raises(TrainError, match=sentence):
+        run(broken)
+
+
+def test_the_step_line_has_the_norm_of_the_gradients():
+    seen = task(log_every=7)
+    events = [event for event in run(seen) if isinstance(event, Stepped)]
+    expected = torch.cat([p.grad.flatten() for p in seen.model.parameters()]).norm()
+    assert events[-1].gradient_norm == pytest.approx(float(expected), rel=1e-5)
+    assert events[-1].memory_bytes > 10**6

@@ -53,23 +53,10 @@ def fit_encoder(
     if known is None:
         labels = _mask(prepared.num_rows, train).astype(np.int16) - np.int16(1)
         (known,) = part_moments(prepared, labels, 1)
-    numbers = [
-        _fit_number(prepared, column, part, train, known)
-        for column in columns.inputs
-        if column.kind in ("number", "time", "vector")
-        for part in parts_of(column)
-    ]
     customs = tuple(
         CustomTransform.fit(prepared, c, train, code) for c in columns.of_kind("custom")
     )
-    for custom, column in zip(customs, columns.of_kind("custom"), strict=True):
-        values = _custom_values(prepared, custom, train)
-        numbers += [
-            _fit_number(prepared, column, f"custom:{i}", train, known, values[:, i])
-            for i in range(custom.width)
-        ]
-    # One gather takes all plain numbers if they stand together.
-    numbers.sort(key=lambda fitted: _part(fitted) != "")
+    numbers = _fit_numbers(prepared, columns, customs, train, known)
     kept = Kept(prepared, _mask(prepared.num_rows, train))
     categories = [_fit_category(kept, column) for column in columns.of_kind("category")]
     texts = tuple(_fit_text(prepared, column, train) for column in columns.of_kind("text"))
@@ -106,6 +93,29 @@ class _Fitted:
     transform: NumberTransform | CategoryTransform
     constant: bool
     touched: dict[str, int]
+
+
+def _fit_numbers(
+    prepared: Prepared,
+    columns: Columns,
+    customs: tuple[CustomTransform, ...],
+    train: Rows,
+    known: Moments,
+) -> list[_Fitted]:
+    """All that becomes a number; one gather takes the plain ones, which stand together."""
+    numbers = [
+        _fit_number(prepared, column, part, train, known)
+        for column in columns.inputs
+        if column.kind in ("number", "time", "vector")
+        for part in parts_of(column)
+    ]
+    for custom, column in zip(customs, columns.of_kind("custom"), strict=True):
+        values = _custom_values(prepared, custom, train)
+        numbers += [
+            _fit_number(prepared, column, f"custom:{i}", train, known, values[:, i])
+            for i in range(custom.width)
+        ]
+    return sorted(numbers, key=lambda fitted: _part(fitted) != "")
 
 
 def _fit_tokens(column: InputColumn) -> TokenTransform:
@@ -262,7 +272,11 @@ def _fit_target(kept: Kept, columns: Columns, spec: JobSpec, train: Rows) -> Tar
     name = columns.target.name
     if spec.data.task == "regression":
         moments = Moments.of(kept.prepared.exact(name)[train][:, None])
-        if spec.model.family != "network":
+        is_count = spec.train.loss.name == "poisson"
+        if is_count and moments.low[0] < 0:
+            message = f"`{name}` is negative in training: loss `poisson` is for counts"
+            raise DataError(Problem("train.loss", message, "take another loss"))
+        if spec.model.family != "network" or is_count:
             return TargetTransform(name, (), 0.0, 1.0, columns.target_type, (), spec.data.weight)
         offset, scale = float(moments.mean[0]), float(moments.deviation[0]) or 1.0
         return TargetTransform(name, (), offset, scale, columns.target_type, (), spec.data.weight)

@@ -62,6 +62,8 @@ class NetworkPredictor:
         result: Tensor = output.softmax(1) if self.shape.num_outputs > 1 else output[:, 0]
         if self.shape.task == "binary":
             result = result.sigmoid()
+        elif self.shape.link == "log":
+            result = result.exp()
         return result.cpu().numpy()
 
     def save(self, folder: Path) -> str:

@@ -18,6 +18,7 @@ class Shape:
     """What a model is built for: how many numbers, the number of codes of each category, and
     how many outputs (1 for regression and two classes, else one a class). After the categories
     come the tokens of each text: `texts` has (codes, places) of each; code 0 is no token.
+    With the link `log`, the output is the logarithm of what is predicted.
     """
 
     num_numbers: int
@@ -25,6 +26,7 @@ class Shape:
     num_outputs: int
     task: str
     texts: tuple[tuple[int, int], ...] = ()
+    link: str = "identity"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Shape:

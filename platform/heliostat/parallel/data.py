@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from heliostat.parallel.world import World
+
+
+def unsynced(replica: nn.Module) -> AbstractContextManager[None]:
+    """While it lasts, gradients stay with their rank, to be summed with the next ones."""
+    if isinstance(replica, DistributedDataParallel):
+        return replica.no_sync()
+    return nullcontext()
 
 
 def replicate(model: nn.Module, world: World) -> nn.Module:

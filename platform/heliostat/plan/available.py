@@ -45,14 +45,10 @@ def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _train_parts(job: Job) -> Iterator[tuple[str, str]]:
     train = job.spec.train
-    if train.loss in ("quantile", "poisson", "focal"):
-        yield "train.loss", f"loss `{train.loss}` is"
-    if train.precision != "float32":
+    if train.precision == "float16":
         yield "train.precision", f"precision `{train.precision}` is"
     if train.compile:
         yield "train.compile", "compilation is"
-    if train.schedule.name == "plateau":
-        yield "train.schedule.name", "schedule `plateau` is"
 
 
 def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
@@ -62,8 +58,6 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
     for degree in ParallelSpec.model_fields:
         if getattr(scale.parallel, degree) > 1:
             yield f"scale.parallel.{degree}", f"{degree} parallelism is"
-    if scale.micro_batch_size != "auto":
-        yield "scale.micro_batch_size", "gradient accumulation is"
 
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:

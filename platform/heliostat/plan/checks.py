@@ -56,12 +56,25 @@ def _task(job: Job) -> Iterator[Problem]:
         "binary": ("auto", "binary_cross_entropy", "focal"),
         "multiclass": ("auto", "cross_entropy", "focal"),
     }[spec.data.task]
-    if spec.train.loss not in losses:
+    loss = spec.train.loss
+    if loss.name not in losses:
         yield job.problem(
             "train.loss",
-            f"`{spec.train.loss}` is no loss for task `{spec.data.task}`",
+            f"`{loss.name}` is no loss for task `{spec.data.task}`",
             f"one of: {', '.join(losses)}",
         )
+    used = {"huber": "delta", "quantile": "quantile", "focal": "gamma"}.get(loss.name)
+    smoothed = {"label_smoothing"} if spec.data.task != "regression" else set()
+    for key in sorted(loss.model_fields_set - {"name", used} - smoothed):
+        yield job.problem(f"train.loss.{key}", f"loss `{loss.name}` does not use it")
+    schedule = spec.train.schedule
+    if schedule.name == "plateau":
+        if getattr(spec.data.split, "folds", None) is not None:
+            what = "waits for validation rows, and the last training of folds has none"
+            yield job.problem("train.schedule.name", what, "take another")
+    else:
+        for key in sorted({"patience", "factor"} & schedule.model_fields_set):
+            yield job.problem(f"train.schedule.{key}", f"`{schedule.name}` does not use it")
 
 
 def _metrics(job: Job) -> Iterator[Problem]:
@@ -137,6 +150,12 @@ def _degrees(job: Job) -> Iterator[Problem]:
             f"{product} does not divide workers = {workers}",
             f"products that do: {fitting}",
         )
+    if scale.micro_batch_size != "auto" and job.spec.model.family != "network":
+        what = f"a model of kind `{job.spec.model.kind}` has no batches"
+        yield job.problem("scale.micro_batch_size", what, "leave it out")
+    if scale.micro_batch_size != "auto" and getattr(job.spec.model, "norm", "") == "batch":
+        what = "batch normalisation needs the whole batch at once"
+        yield job.problem("scale.micro_batch_size", what, "write `norm: layer`")
     if job.spec.model.family == "network" and job.spec.train.batch_size < workers:
         yield job.problem(
             "train.batch_size",
@@ -163,6 +182,10 @@ def _validation(job: Job) -> Iterator[Problem]:
     if job.spec.train.early_stopping is not None:
         yield job.problem(
             "train.early_stopping", "needs validation rows, and `data.split` keeps none"
+        )
+    if job.spec.train.schedule.name == "plateau":
+        yield job.problem(
+            "train.schedule.name", "`plateau` needs validation rows, and `data.split` keeps none"
         )
     if job.spec.tune is not None:
         yield job.problem("tune", "compares trials on validation rows, and `data.split` keeps none")

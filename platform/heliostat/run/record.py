@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from heliostat.errors import ArtifactError, LeaseLostError
+from heliostat.plan.memory import format_bytes
 from heliostat.report.console import Console, duration_text, metric_text, number_text
 from heliostat.storage.files import write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
@@ -139,10 +140,12 @@ class RunRecord:
         done, fold = event.step / event.num_steps, event.fold
         self.progress(done if fold is None else (fold.index + done) / (fold.num_folds + 1))
         eta = self._state["eta_seconds"]
-        text = (
-            f"loss {number_text(event.loss)}  lr {event.learning_rate:.1e}  "
-            f"{event.rows_per_second:,.0f} rows/s"
-        )
+        text = f"loss {number_text(event.loss)}  lr {event.learning_rate:.1e}  "
+        if event.gradient_norm is not None:
+            text += f"grad {number_text(event.gradient_norm)}  "
+        text += f"{event.rows_per_second:,.0f} rows/s"
+        if event.memory_bytes is not None:
+            text += f"  {format_bytes(event.memory_bytes)}"
         if eta is not None:
             text += f"  eta {duration_text(eta)}"
         if fold is not None:

@@ -105,6 +105,7 @@ def open_data(assignment: Assignment) -> OpenData:
             assignment.prepared,
             spec.data.model_dump(mode="json", by_alias=True, exclude={"source"}),
             spec.model.kind,
+            spec.train.loss.name,  # how the target is scaled goes by it
             spec.seed,
             assignment.fold,
             assignment.code_digest,  # inputs may be computed by it
@@ -165,5 +166,6 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
         num_classes if multiclass else 1,
         spec.data.task,
         encoder.token_shapes,
+        "log" if spec.train.loss.name == "poisson" else "identity",
     )
     return OpenData(prepared, split, encoder, reader, shape, touched)

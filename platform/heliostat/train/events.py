@@ -45,6 +45,8 @@ class Stepped:
     learning_rate: float
     rows_per_second: float
     fold: Fold | None = None
+    gradient_norm: float | None = None
+    memory_bytes: int | None = None
 
     def row(self) -> dict[str, Any]:
         """As the metric log holds it."""
@@ -54,6 +56,8 @@ class Stepped:
             "train/loss": self.loss,
             "learning_rate": self.learning_rate,
             "rows_per_second": self.rows_per_second,
+            **({} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}),
+            **({} if self.memory_bytes is None else {"memory_bytes": self.memory_bytes}),
             **_fold(self.fold),
         }
 

@@ -7,9 +7,12 @@ that pauses at rungs, and a test with a list of batches.
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from heliostat.errors import TrainError
 from heliostat.models.network import cpu_state, load_weights
 from heliostat.models.randomness import Randomness
+from heliostat.parallel.data import unsynced
 from heliostat.parallel.world import World
 from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
@@ -29,6 +33,7 @@ from heliostat.train.events import Committed, LoopEvent, Resumed, Stepped, Stopp
 from heliostat.train.losses import LossSum
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
 from heliostat.train.stopping import Progress
+from heliostat.train.trouble import REMEDY, forward_trouble, gradient_trouble
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
@@ -45,13 +50,29 @@ class TensorBatch:
     global_rows: int
     global_weight: float
 
+    def pieces(self, num_rows: int | None) -> list[TensorBatch]:
+        """The slice in micro-batches of at most `num_rows` rows; at least one, maybe empty."""
+        total = len(self.rows)
+        if num_rows is None or total <= num_rows:
+            return [self]
+        cuts = [slice(start, start + num_rows) for start in range(0, total, num_rows)]
+        return [
+            replace(
+                self, numbers=self.numbers[cut], categories=self.categories[cut],
+                target=self.target[cut], rows=self.rows[cut], weights=self.weights[cut],
+            )
+            for cut in cuts
+        ]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Fit:
     """Everything the loop needs. `replica` is `model` wrapped for data parallelism, or itself.
 
     `batches(n)` yields from the n-th batch of the run on; lengths are in steps; `evaluate()`
-    gives validation metrics, the same on every rank; `rate(step)` the learning-rate factor.
+    gives validation metrics, the same on every rank; `rate(step, progress)` the learning-rate
+    factor; `plateau` evaluations without a better one count as a plateau. A step goes by
+    `micro_rows` rows of a rank at a time, halved when memory runs out if `halves_micro_rows`.
     """
 
     model: nn.Module
@@ -59,7 +80,7 @@ class Fit:
     optimizer: torch.optim.Optimizer
     loss_sum: LossSum
     batches: Callable[[int], Iterator[TensorBatch]]
-    rate: Callable[[int], float]
+    rate: Callable[[int, Progress], float]
     evaluate: Callable[[], Mapping[str, float]]
     objective: str
     goal: Goal
@@ -73,6 +94,10 @@ class Fit:
     randomness: Randomness
     seed: int
     clip_norm: float | None = None
+    micro_rows: int | None = None
+    halves_micro_rows: bool = False
+    precision: str = "float32"
+    plateau: int = 0
     validates: bool = True
     seed_generator: bool = False
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -95,6 +120,9 @@ class _Loop:
         self.progress = Progress()
         self.step = 0
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
+        self.device = next(task.model.parameters()).device.type
+        self.micro_rows = task.micro_rows
+        self.gradient_norm = torch.zeros(())
         self.pending: list[Tensor] = []  # local loss shares of steps not logged yet
         self.rows_seen = 0
         self.history: list[dict[str, Any]] = []
@@ -148,25 +176,77 @@ class _Loop:
 
     def _update(self, batch: TensorBatch) -> None:
         task = self.task
-        task.randomness.set(self.step, batch.rows)
-        if task.seed_generator:
-            # Modules of the user's own may draw from torch's generator: key it by the step.
-            torch.manual_seed((task.seed * 1_000_003 + self.step) * 4_099 + self.world.rank)
-        factor = task.rate(self.step)
+        factor = task.rate(self.step, self.progress)
         for group, rate in zip(task.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        task.optimizer.zero_grad(set_to_none=True)
-        outputs = task.replica(batch.numbers, batch.categories)
-        # A batch whose rows all weigh nothing teaches nothing.
-        loss = task.loss_sum(outputs, batch.target, batch.weights)
-        share = loss / (batch.global_weight or 1.0)
-        # Data parallelism averages gradients over ranks; the global mean needs their sum.
-        (share * self.world.size).backward()  # type: ignore[no-untyped-call]
+        share = self._gradients(batch)
+        self._look(batch, share)
         if task.clip_norm is not None:
-            nn.utils.clip_grad_norm_(task.model.parameters(), task.clip_norm)
+            nn.utils.clip_grads_with_norm_(
+                task.model.parameters(), task.clip_norm, self.gradient_norm
+            )
         task.optimizer.step()
-        self.pending.append(share.detach())
+        self.pending.append(share)
         self.rows_seen += batch.global_rows
+
+    def _gradients(self, batch: TensorBatch) -> Tensor:
+        """Fill the gradients, micro-batch by micro-batch; this rank's share of the loss."""
+        while True:
+            try:
+                self.task.optimizer.zero_grad(set_to_none=True)
+                if self.task.seed_generator:
+                    # Modules of the user's own may draw from torch's generator: key it by the step.
+                    number = (self.task.seed * 1_000_003 + self.step) * 4_099 + self.world.rank
+                    torch.manual_seed(number)
+                pieces = batch.pieces(self.micro_rows)
+                shares = [self._backward(piece, piece is pieces[-1]) for piece in pieces]
+                return torch.stack(shares).sum()
+            except torch.OutOfMemoryError as error:
+                self._shrink(len(batch.rows), error)
+
+    def _backward(self, piece: TensorBatch, is_last: bool) -> Tensor:
+        task = self.task
+        with nullcontext() if is_last else unsynced(task.replica):
+            # A batch whose rows all weigh nothing teaches nothing.
+            loss = task.loss_sum(self._outputs(piece), piece.target, piece.weights)
+            share = loss / (piece.global_weight or 1.0)
+            # Data parallelism averages gradients over ranks; the global mean needs their sum.
+            (share * self.world.size).backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def _outputs(self, piece: TensorBatch) -> Tensor:
+        task = self.task
+        task.randomness.set(self.step, piece.rows)
+        with torch.autocast(self.device, torch.bfloat16, enabled=task.precision == "bfloat16"):
+            outputs: Tensor = task.replica(piece.numbers, piece.categories)
+        return outputs
+
+    def _shrink(self, num_rows: int, error: Exception) -> None:
+        """Go on with half the micro-batch; on several ranks the others may wait already."""
+        now = min(self.micro_rows or num_rows, num_rows)
+        if not self.task.halves_micro_rows or self.world.size > 1 or now <= 1:
+            raise TrainError(
+                f"memory ran out at step {self.step + 1} with {now} rows at a time: {error}; write "
+                f"`scale.micro_batch_size: {max(1, now // 2)}`, which changes nothing else"
+            ) from error
+        self.micro_rows = now // 2
+
+    def _look(self, batch: TensorBatch, share: Tensor) -> None:
+        """The norm of the gradients; where looking costs nothing, at once whether all is finite.
+
+        Raises:
+            TrainError: names the first module or gradient that is not.
+        """
+        model, step = self.task.model, self.step + 1
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm(gradients)
+        if self.device != "cpu" and step % self.task.log_every:
+            return  # to look would be to wait for the GPU
+        if not math.isfinite(float(share)):
+            again = partial(self._outputs, batch)
+            raise TrainError(forward_trouble(model, again, float(share), step))
+        if not math.isfinite(float(self.gradient_norm)):
+            raise TrainError(gradient_trouble(model, step))
 
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
@@ -177,10 +257,7 @@ class _Loop:
         first = self.step - len(losses)
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise TrainError(
-                    f"the training loss is {loss} at step {first + i + 1}; lower "
-                    "`train.optimizer.learning_rate`, set `train.clip_norm`, or scale the inputs"
-                )
+                raise TrainError(f"the training loss is {loss} at step {first + i + 1}; {REMEDY}")
         seconds = time.perf_counter() - self.clock
         event = Stepped(
             step=self.step,
@@ -189,6 +266,8 @@ class _Loop:
             loss=float(losses.mean()),
             learning_rate=self.task.optimizer.param_groups[0]["lr"],
             rows_per_second=self.rows_seen / max(seconds, 1e-9),
+            gradient_norm=float(self.gradient_norm),
+            memory_bytes=peak_memory_bytes(self.device),
         )
         self.history.append({"time": time.time()} | event.row())
         yield event
@@ -200,7 +279,7 @@ class _Loop:
         metrics = self.task.evaluate()
         score = metrics[self.task.objective]
         before = self.progress
-        self.progress = before.after(score, self.step, self.task.goal)
+        self.progress = before.after(score, self.step, self.task.goal, self.task.plateau)
         improved = self.progress.best_step == self.step
         progress = self.step // self.task.steps_per_unit
         epoch = self.step / self.task.steps_per_epoch
@@ -231,6 +310,13 @@ class _Loop:
     def _write(self, folder: Path) -> None:
         save_file(cpu_state(self.task.model), str(folder / WEIGHTS))
         save_file(optimizer_tensors(self.task.optimizer, self.task.model), str(folder / OPTIMIZER))
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most that this process has held: on its GPU, else of the machine's memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -5,50 +5,84 @@ the mean does not depend on how rows are shared among ranks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from heliostat.spec.train import LossSpec
 
 LossSum = Callable[[Tensor, Tensor, Tensor], Tensor]
 AUTO = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
 
 
-def loss_sum(name: str, task: str) -> LossSum:
-    """The loss called `name` (`auto`: the task's usual one) as (outputs, targets, weights) ->
+def loss_sum(spec: LossSpec, task: str) -> LossSum:
+    """The loss that `spec` names (`auto`: the task's usual one) as (outputs, targets, weights) ->
     sum of weight x loss.
 
     `outputs` is [rows, outputs] before any squashing; `targets` and `weights` [rows].
     """
-    loss = LOSSES[AUTO[task] if name == "auto" else name]
-    return lambda outputs, targets, weights: (loss(outputs, targets) * weights).sum()
+    name = AUTO[task] if spec.name == "auto" else spec.name
+    if name == "focal":
+        name = f"{task}_focal"
+    loss = partial(LOSSES[name], spec)
+    return lambda outputs, targets, weights: (loss(outputs.float(), targets) * weights).sum()
 
 
-def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
+def _mse(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs[:, 0], targets, reduction="none")
 
 
-def _mae(outputs: Tensor, targets: Tensor) -> Tensor:
+def _mae(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
     return F.l1_loss(outputs[:, 0], targets, reduction="none")
 
 
-def _huber(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.huber_loss(outputs[:, 0], targets, reduction="none")
+def _huber(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.huber_loss(outputs[:, 0], targets, reduction="none", delta=spec.delta)
 
 
-def _binary(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(
-        outputs[:, 0], targets.to(outputs.dtype), reduction="none"
-    )
+def _quantile(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The pinball loss (Koenker and Bassett, 1978): its least is the conditional quantile."""
+    under = targets - outputs[:, 0]
+    return torch.maximum(spec.quantile * under, (spec.quantile - 1) * under)
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets, reduction="none")
+def _poisson(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Outputs are logarithms of rates."""
+    return F.poisson_nll_loss(outputs[:, 0], targets, log_input=True, reduction="none")
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def _binary(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    smooth = targets.float() * (1 - spec.label_smoothing) + spec.label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(outputs[:, 0], smooth, reduction="none")
+
+
+def _cross_entropy(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=spec.label_smoothing)
+
+
+def _binary_focal(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _focused(spec, _binary(spec, outputs, targets))
+
+
+def _multiclass_focal(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _focused(spec, _cross_entropy(spec, outputs, targets))
+
+
+def _focused(spec: LossSpec, loss: Tensor) -> Tensor:
+    """(1 - p)^gamma times the cross entropy -log p (Lin et al., 2017)."""
+    return (1 - torch.exp(-loss)) ** spec.gamma * loss
+
+
+LOSSES: dict[str, Callable[[LossSpec, Tensor, Tensor], Tensor]] = {
     "mse": _mse,
     "mae": _mae,
     "huber": _huber,
+    "quantile": _quantile,
+    "poisson": _poisson,
     "binary_cross_entropy": _binary,
     "cross_entropy": _cross_entropy,
+    "binary_focal": _binary_focal,
+    "multiclass_focal": _multiclass_focal,
 }

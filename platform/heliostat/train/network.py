@@ -77,14 +77,15 @@ def _task(
     steps_per_unit = per_epoch if spec.unit == "epochs" else 1
     num_steps = spec.length * steps_per_unit
     batches = _batches(assignment, data, world, num_steps)
-    early = spec.train.early_stopping
+    early, schedule = spec.train.early_stopping, spec.train.schedule
     return Fit(
         model=model,
         replica=replicate(model.train(), world),
         optimizer=build_optimizer(spec.train.optimizer, model),
         loss_sum=loss_sum(spec.train.loss, spec.data.task),
         batches=partial(_tensors, batches, predictor.device),
-        rate=lambda step: rate_factor(spec.train.schedule, step, num_steps),
+        rate=lambda step, progress: rate_factor(schedule, step, num_steps, progress.num_drops),
+        plateau=schedule.patience,
         evaluate=lambda: validation_metrics(spec, data, predictor, world),
         objective=spec.objective_metric,
         goal=spec.objective_goal,
@@ -98,6 +99,9 @@ def _task(
         randomness=randomness,
         seed=spec.seed,
         clip_norm=spec.train.clip_norm,
+        micro_rows=None if spec.scale.micro_batch_size == "auto" else spec.scale.micro_batch_size,
+        halves_micro_rows=spec.scale.micro_batch_size == "auto",
+        precision=spec.train.precision,
         validates=len(data.rows("validation")) > 0,
         seed_generator=spec.model.kind == "custom",
     )

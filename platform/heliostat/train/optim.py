@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from heliostat.spec.train import OptimizerSpec, ScheduleSpec
+from heliostat.errors import Problem, UserError
+from heliostat.spec.train import OptimizerSpec, ParameterSpec, ScheduleSpec
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a model. Vectors (biases, norms) are spared from weight decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    """The optimizer of a model. Vectors (biases, norms) are spared from weight decay, if no
+    pattern of `spec.parameters` says otherwise.
+
+    Raises:
+        UserError: a pattern fits no parameter that is trained.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    _check_patterns(spec, [name for name, _ in trained])
+    by_settings: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        by_settings.setdefault(_settings(spec, name, parameter), []).append(parameter)
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in by_settings.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if spec.name == "adamw":
         return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
     return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
 
 
-def rate_factor(spec: ScheduleSpec, step: int, num_steps: int) -> float:
+def _settings(spec: OptimizerSpec, name: str, parameter: nn.Parameter) -> tuple[float, float]:
+    own = next((s for p, s in spec.parameters.items() if fnmatchcase(name, p)), ParameterSpec())
+    usual = spec.weight_decay if parameter.ndim > 1 else 0.0
+    rate = spec.learning_rate if own.learning_rate is None else own.learning_rate
+    return rate, usual if own.weight_decay is None else own.weight_decay
+
+
+def _check_patterns(spec: OptimizerSpec, names: list[str]) -> None:
+    for pattern in spec.parameters:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise UserError(
+                Problem(
+                    f"train.optimizer.parameters.{pattern}",
+                    "fits no parameter that is trained",
+                    f"they are called {shown}",
+                )
+            )
+
+
+def rate_factor(spec: ScheduleSpec, step: int, num_steps: int, num_drops: int = 0) -> float:
     """What the learning rate is multiplied by at `step` of `num_steps`: a pure function, so
-    that resuming needs no state.
+    that resuming needs no state. `num_drops` counts the plateaus so far.
 
     `one_cycle` rises over the first 30 per cent and falls to zero along half a cosine (Smith,
     2018); `cosine` is the half cosine alone (Loshchilov and Hutter, 2016).
@@ -44,7 +74,7 @@ def rate_factor(spec: ScheduleSpec, step: int, num_steps: int) -> float:
         if done < 0.3:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * done / 0.3)) / 2
         return (1 + math.cos(math.pi * (done - 0.3) / 0.7)) / 2
-    return 1.0
+    return spec.factor**num_drops if spec.name == "plateau" else 1.0
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

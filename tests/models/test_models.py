@@ -73,9 +73,16 @@ def test_global_batch_norm_alone_is_batch_norm():
     assert torch.allclose(ours.eval()(x), theirs.eval()(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch", "none"])
-def test_a_network_survives_storage(tmp_path, norm):
-    network = spec(kind="mlp", hidden=[8, 8], norm=norm, dropout=0.2)
+NETWORKS = [
+    *({"kind": "mlp", "hidden": [8, 8], "norm": norm} for norm in ("layer", "batch", "none")),
+    {"kind": "mlp", "hidden": [8, 8, 8], "residual": True},
+    {"kind": "tabular_transformer", "d_model": 8, "nhead": 2, "dim_feedforward": 16},
+]
+
+
+@pytest.mark.parametrize("keys", NETWORKS, ids=str)
+def test_a_network_survives_storage(tmp_path, keys):
+    network = spec(**keys, dropout=0.2)
     torch.manual_seed(1)
     module = build_network(network, SHAPE, Randomness(), None)
     module.train()(torch.from_numpy(NUMBERS), torch.from_numpy(CATEGORIES).long())
@@ -89,11 +96,30 @@ def test_a_network_survives_storage(tmp_path, norm):
     assert len(predictor.scores(NUMBERS[:0], CATEGORIES[:0])) == 0
 
 
-def test_no_parameter_has_a_gradient_that_is_zero_by_mathematics():
-    """A bias before batch normalisation would drift; there must be none."""
-    module = build_network(spec(kind="mlp", norm="batch"), SHAPE, Randomness(), None)
-    names = [name for name, _ in module.named_parameters()]
-    assert "blocks.0.bias" not in names and "blocks.0.weight" in names
+@pytest.mark.parametrize("keys", NETWORKS, ids=str)
+def test_no_parameter_has_a_gradient_that_is_zero_by_mathematics(keys):
+    """A bias before batch normalisation, or of keys, would drift; there must be none."""
+    torch.manual_seed(0)
+    module = build_network(spec(**keys), SHAPE, Randomness(), None).double()
+    numbers, codes = torch.from_numpy(NUMBERS).double(), torch.from_numpy(CATEGORIES).long()
+    (module(numbers, codes)[:, 0] * torch.randn(len(numbers)).double()).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert float(parameter.grad.abs().max()) > 1e-6, name
+
+
+def test_dropout_in_a_transformer_is_a_rows_own():
+    """The same rows give the same outputs, alone or among others, and others in another step."""
+    keys = {"kind": "tabular_transformer", "d_model": 8, "nhead": 2, "dropout": 0.3}
+    randomness = Randomness(3)
+    module = build_network(spec(**keys), SHAPE, randomness, None).train()
+    numbers, codes = torch.from_numpy(NUMBERS), torch.from_numpy(CATEGORIES).long()
+    rows = torch.arange(len(numbers))
+    randomness.set(5, rows)
+    whole = module(numbers, codes)
+    randomness.set(5, rows[40:60])
+    torch.testing.assert_close(module(numbers[40:60], codes[40:60]), whole[40:60])
+    randomness.set(6, rows)
+    assert not torch.allclose(module(numbers, codes), whole)
 
 
 @pytest.mark.parametrize(

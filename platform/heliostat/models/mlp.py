@@ -55,6 +55,19 @@ def embedding_width(cardinality: int) -> int:
     return min(50, math.ceil(1.6 * float(cardinality) ** 0.56))
 
 
+class Residual(nn.Module):
+    """The sum of a block's input and output (He et al., 2015)."""
+
+    def __init__(self, block: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, width] to the same."""
+        output: Tensor = x + self.block(x)
+        return output
+
+
 class Mlp(nn.Module):
     """Blocks of linear, norm, activation and dropout, then one linear layer."""
 
@@ -68,15 +81,8 @@ class Mlp(nn.Module):
         width += sum(embedding_width(codes) for codes, _ in shape.texts)
         blocks: list[nn.Module] = []
         for layer, hidden in enumerate(spec.hidden):
-            # A bias before batch normalisation has no gradient and would drift under AdamW.
-            blocks.append(nn.Linear(width, hidden, bias=spec.norm != "batch"))
-            if spec.norm == "layer":
-                blocks.append(nn.LayerNorm(hidden))
-            elif spec.norm == "batch":
-                blocks.append(GlobalBatchNorm(hidden))
-            blocks.append(ACTIVATIONS[spec.activation]())
-            if spec.dropout > 0:
-                blocks.append(HashDropout(spec.dropout, hidden, layer, randomness))
+            block = _block(spec, width, hidden, layer, randomness)
+            blocks += [Residual(block)] if spec.residual and hidden == width else block
             width = hidden
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(width, shape.num_outputs)
@@ -90,3 +96,18 @@ class Mlp(nn.Module):
         parts += [text(tokens) for text, tokens in zip(self.texts, texts, strict=True)]
         output: Tensor = self.head(self.blocks(torch.cat(parts, 1)))
         return output
+
+
+def _block(
+    spec: MlpModel, width: int, hidden: int, layer: int, randomness: Randomness
+) -> list[nn.Module]:
+    # A bias before batch normalisation has no gradient and would drift under AdamW.
+    block: list[nn.Module] = [nn.Linear(width, hidden, bias=spec.norm != "batch")]
+    if spec.norm == "layer":
+        block.append(nn.LayerNorm(hidden))
+    elif spec.norm == "batch":
+        block.append(GlobalBatchNorm(hidden))
+    block.append(ACTIVATIONS[spec.activation]())
+    if spec.dropout > 0:
+        block.append(HashDropout(spec.dropout, hidden, layer, randomness))
+    return block

@@ -15,7 +15,8 @@ from heliostat.models.custom import import_class
 from heliostat.models.mlp import Mlp
 from heliostat.models.predictor import Scores, Shape
 from heliostat.models.randomness import Randomness
-from heliostat.spec.model import CustomModel, MlpModel, NetworkModel
+from heliostat.models.tabular_transformer import TabularTransformer
+from heliostat.spec.model import CustomModel, MlpModel, NetworkModel, TabularTransformerModel
 
 WEIGHTS = "weights.safetensors"
 ROWS_AT_ONCE = 8_192
@@ -31,6 +32,8 @@ def build_network(
     """
     if isinstance(spec, MlpModel):
         return Mlp(spec, shape, randomness)
+    if isinstance(spec, TabularTransformerModel):
+        return TabularTransformer(spec, shape, randomness)
     assert isinstance(spec, CustomModel) and code is not None
     return import_class(spec, code, shape)
 

@@ -29,7 +29,7 @@ class GlobalBatchNorm(nn.Module):
         """`x` is [rows, width]."""
         if not self.training:
             return self._scale(x, self.mean, self.variance)
-        x = x.float()
+        x = x.to(self.mean.dtype)  # sums of many rows need more than bfloat16
         count = torch.tensor([float(len(x))], device=x.device)
         sums = torch.cat([x.sum(0), (x * x).sum(0), count])
         total = _sum_over_ranks(sums)

@@ -36,7 +36,7 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
     model = job.spec.model
-    if model.kind in ("tabular_transformer", "gpt", "multimodal"):
+    if model.kind in ("gpt", "multimodal"):
         yield "model.kind", f"a model of kind `{model.kind}` is"
     for key in ("init_from", "freeze", "lora"):
         if getattr(model, key, None):

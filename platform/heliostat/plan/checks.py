@@ -9,7 +9,7 @@ from heliostat.plan.stream import stream_problems
 from heliostat.spec.data import CustomFeature, FractionSplit, TimeSplit
 from heliostat.spec.load import Job
 from heliostat.spec.metrics import METRICS, metrics_of
-from heliostat.spec.model import LinearModel, XGBoostModel
+from heliostat.spec.model import LinearModel, TabularTransformerModel, XGBoostModel
 
 
 def consistency_problems(job: Job) -> list[Problem]:
@@ -19,6 +19,7 @@ def consistency_problems(job: Job) -> list[Problem]:
         _metrics,
         _train_keys,
         _linear_keys,
+        _heads,
         _degrees,
         _validation,
         _split,
@@ -108,6 +109,14 @@ def _train_keys(job: Job) -> Iterator[Problem]:
             "scale.workers",
             f"{job.spec.scale.num_workers}: `{model.kind}` is fitted by scikit-learn on one worker",
             "write 1",
+        )
+
+
+def _heads(job: Job) -> Iterator[Problem]:
+    model = job.spec.model
+    if isinstance(model, TabularTransformerModel) and model.d_model % model.nhead:
+        yield job.problem(
+            "model.nhead", f"{model.nhead} heads do not divide d_model = {model.d_model}"
         )
 
 

@@ -150,9 +150,12 @@ class NetworkModel(ModelSpec):
 
 
 class MlpModel(NetworkModel):
-    """A multi-layer perceptron over numbers and embedded categories."""
+    """A multi-layer perceptron over numbers and embedded categories. With `residual`, a block
+    whose width stays adds to its input.
+    """
 
     kind: Literal["mlp"]
+    residual: bool = False
     hidden: Annotated[tuple[Count, ...], Field(strict=False)] = (128, 128)
     norm: Literal["layer", "batch", "none"] = "layer"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -160,9 +163,14 @@ class MlpModel(NetworkModel):
 
 
 class TabularTransformerModel(NetworkModel):
-    """A transformer over column tokens."""
+    """A transformer over column tokens (torch's names)."""
 
     kind: Literal["tabular_transformer"]
+    d_model: Count = 64
+    nhead: Count = 4
+    num_layers: Count = 2
+    dim_feedforward: Count = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class GptModel(NetworkModel):

@@ -38,9 +38,8 @@ def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
     model = job.spec.model
     if model.kind in ("gpt", "multimodal"):
         yield "model.kind", f"a model of kind `{model.kind}` is"
-    for key in ("init_from", "freeze", "lora"):
-        if getattr(model, key, None):
-            yield f"model.{key}", "transfer learning is"
+    if getattr(model, "lora", None):
+        yield "model.lora", "low-rank adaptation is"
 
 
 def _train_parts(job: Job) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from heliostat.report.console import Console, duration_text, metric_text
 from heliostat.report.follow import follow
 from heliostat.report.result import Result
 from heliostat.run.ahead import import_ahead
+from heliostat.run.begin import with_beginning
 from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
 from heliostat.run.record import RunRecord
@@ -63,8 +64,9 @@ def run_job(
     """
     started = time.monotonic()
     console = console or Console()
-    plan = plan_job(job)
     storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
+    job = with_beginning(job, storage)
+    plan = plan_job(job)
     plan = replace(plan, columns=keep_tokenizers(plan.columns, storage.prepared))
     claim = claim_run(plan, storage, run_id, resume, console)
     if claim.lease is None:

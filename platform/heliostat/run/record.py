@@ -19,7 +19,16 @@ from heliostat.storage.files import write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
 from heliostat.storage.runs import RunFolder
 from heliostat.storage.segments import Segments
-from heliostat.train.events import Committed, Event, Finished, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import (
+    Committed,
+    Event,
+    Finished,
+    Noted,
+    Resumed,
+    Stepped,
+    Stopped,
+    Validated,
+)
 
 FLUSH_SECONDS = 1.0
 
@@ -105,6 +114,8 @@ class RunRecord:
             best = "  best" if event.improved else ""
             place = f"{event.fold}, {event.step}" if event.fold else str(event.step)
             self.console.line(f"valid {place}  {metric_text(event.metrics)}{best}")
+        elif isinstance(event, Noted):
+            self.note(event.text)
         elif isinstance(event, Committed):
             self.console.line(f"committed step {event.step}")
         elif isinstance(event, (Stopped, Finished)):

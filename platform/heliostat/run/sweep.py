@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.text import keep_tokenizers
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
@@ -19,7 +20,7 @@ from heliostat.spec.identity import trial_id
 from heliostat.storage.folders import copy_folder
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.runs import RunFolder, Storage
-from heliostat.train.artifact import DESCRIPTION, load_model
+from heliostat.train.artifact import load_model
 from heliostat.train.assignment import Assignment, open_data
 from heliostat.train.driver import Watch, build_group, drive
 from heliostat.train.scoring import final_metrics

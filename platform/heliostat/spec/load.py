@@ -138,6 +138,8 @@ def _absolute_paths(value: dict[str, Any], places: Mapping[KeyPath, Place]) -> d
             if path[:2] == ("data", "split") and parent.get("method") != "source":
                 continue
             folder = _nearest(places, path).folder
+            if path[-1] == "init_from" and not (folder / str(parent[path[-1]])).exists():
+                continue  # a run, by its name
             parent[path[-1]] = _absolute(parent[path[-1]], folder)
     return result
 

@@ -137,7 +137,10 @@ class XGBoostModel(ModelSpec):
 
 
 class NetworkModel(ModelSpec):
-    """What every torch network shares."""
+    """What every torch network shares. `init_from` is where it takes weights from: a run, a model
+    folder, a folder of safetensors or one such file; `freeze` names parameters that stay as they
+    are (`embeddings.*`).
+    """
 
     family: ClassVar[str] = "network"
     units: ClassVar[tuple[str, ...]] = ("epochs", "steps")

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from heliostat.catalog.code import CODE_FOLDER, code_digest, copy_code
 from heliostat.data.encode import Encoder
+from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.pack import Packed, is_missing
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Scores, Shape
@@ -25,7 +26,7 @@ from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.versions import versions
 
-DESCRIPTION, TOKENIZERS = "model.json", "tokenizers"
+TOKENIZERS = "tokenizers"
 
 
 @dataclass(frozen=True)

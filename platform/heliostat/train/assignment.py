@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from heliostat.data.encode import Encoder
 from heliostat.data.fit import fit_encoder
+from heliostat.data.inherit import inherited
 from heliostat.data.moments import Moments, part_moments
 from heliostat.data.prepared import Prepared
 from heliostat.data.reader import RowReader, check_classes
@@ -105,6 +106,7 @@ def open_data(assignment: Assignment) -> OpenData:
             assignment.prepared,
             spec.data.model_dump(mode="json", by_alias=True, exclude={"source"}),
             spec.model.kind,
+            getattr(spec.model, "init_from", None),
             spec.train.loss.name,  # how the target is scaled goes by it
             spec.seed,
             assignment.fold,
@@ -155,6 +157,7 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     encoder, touched = fit_encoder(
         prepared, assignment.columns, spec, train, known, str(assignment.code_folder or "")
     )
+    encoder = inherited(encoder, getattr(spec.model, "init_from", None))
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):
         check_classes(reader, split.sides[side], side)

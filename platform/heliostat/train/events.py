@@ -81,6 +81,13 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something a person should read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Committed:
     """A checkpoint that no single fault can lose any more."""
 
@@ -120,4 +127,4 @@ class Failed:
 
 
 LoopEvent = Resumed | Stepped | Validated | Committed | Stopped
-Event = LoopEvent | Finished | Failed
+Event = LoopEvent | Noted | Finished | Failed

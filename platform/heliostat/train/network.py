@@ -22,11 +22,12 @@ from heliostat.train.artifact import save_model
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.checkpoint import Checkpoints
 from heliostat.train.control import Control
-from heliostat.train.events import Event, Finished, Stopped
+from heliostat.train.events import Event, Finished, Noted, Stopped
 from heliostat.train.loop import WEIGHTS, Fit, TensorBatch, fit
 from heliostat.train.losses import loss_sum
 from heliostat.train.optim import build_optimizer, rate_factor
 from heliostat.train.scoring import final_metrics, validation_metrics
+from heliostat.train.transfer import begin_from, freeze
 
 LOGGED_STEPS = 200
 
@@ -42,7 +43,11 @@ def train_network(
     torch.manual_seed(spec.seed)
     randomness = Randomness(spec.seed)
     code = assignment.code_folder
-    model = build_network(spec.model, data.shape, randomness, code).to(device)
+    model = build_network(spec.model, data.shape, randomness, code)
+    if spec.model.init_from is not None:
+        yield Noted(begin_from(model, spec.model.init_from))
+    freeze(model, spec.model.freeze)
+    model = model.to(device)
     predictor = NetworkPredictor(model, data.shape, device)
     task = _task(assignment, data, world, predictor, randomness)
     step = 0

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from heliostat.data.inherit import DESCRIPTION
 from heliostat.errors import InterruptedRunError, StoppedError, TrainError
 from heliostat.plan.plan import Plan
 from heliostat.spec.metrics import Goal
 from heliostat.spec.tune import AshaScheduler, TuneSpec
 from heliostat.storage.folders import remove_folder
 from heliostat.storage.objects import StorePath
-from heliostat.train.artifact import DESCRIPTION
 from heliostat.train.assignment import Assignment
 from heliostat.train.stopping import better
 from heliostat.train.workers import GroupSpec, placement_sentence

@@ -1,9 +1,13 @@
-"""Trainings on several ranks, joined without Ray."""
+"""Trainings on several ranks, joined without Ray: a pool of processes that stay, for to import
+torch costs more than the test.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import queue
+import traceback
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,27 +20,90 @@ from heliostat.train.worker import join_world
 from tests.conftest import free_port, job_text
 from tests.data.packing import plan_of, prepare_here
 
+NUM_PROCESSES = 4
 
-def train_rank(assignment: Assignment, rank: int, size: int, port: int, answers) -> None:
-    """One rank in a process of its own, joined without Ray."""
+
+class Pool:
+    """Processes that each wait for a rank to be."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("spawn")
+        self.answers = self.context.Queue()
+        self.ranks: list[tuple] = []
+
+    def train(self, assignment: Assignment, size: int, stop_at: int | None = None):
+        """Losses and final metrics of rank 0; metrics are None if it was stopped."""
+        while len(self.ranks) < size:
+            works = self.context.Queue()
+            process = self.context.Process(
+                target=be_a_rank, args=(works, self.answers), daemon=True
+            )
+            process.start()
+            self.ranks.append((process, works))
+        port = free_port()
+        for rank, (_, works) in enumerate(self.ranks[:size]):
+            works.put((assignment, rank, size, port, stop_at))
+        found = {}
+        for _ in range(size):
+            try:
+                rank, answer, problem = self.answers.get(timeout=120)
+            except queue.Empty:
+                raise AssertionError("the ranks did not come to an end") from None
+            assert problem is None, problem
+            found[rank] = answer
+        return found[0]
+
+    def end(self) -> None:
+        for process, _ in self.ranks:
+            process.kill()
+            process.join()
+
+
+def be_a_rank(works, answers) -> None:
+    """Train whatever comes, as the rank that it says."""
     from heliostat.train.channel import Mailbox, Seat
 
-    seat = Seat(rank, size, f"127.0.0.1:{port}", Mailbox())
-    world = join_world(assignment.spec.model.family, seat) if size > 1 else SoloWorld()
-    events = list(train_events(assignment, world, NoControl()))
-    world.close()
-    if rank == 0:
-        losses = [event.loss for event in events if isinstance(event, Stepped)]
-        finished = next(event for event in events if isinstance(event, Finished))
-        answers.put((losses, finished.metrics))
+    while True:
+        assignment, rank, size, port, stop_at = works.get()
+        try:
+            seat = Seat(rank, size, f"127.0.0.1:{port}", Mailbox())
+            world = join_world(assignment.spec, seat) if size > 1 else SoloWorld()
+            control = NoControl() if stop_at is None else StopAfter(stop_at)
+            events = list(train_events(assignment, world, control))
+            world.close()
+            losses = [event.loss for event in events if isinstance(event, Stepped)]
+            finished = [event.metrics for event in events if isinstance(event, Finished)]
+            answers.put((rank, (losses, finished[0] if finished else None), None))
+        except BaseException:
+            answers.put((rank, None, traceback.format_exc()))
+
+
+class StopAfter(NoControl):
+    """Asks for a stop from the n-th question on."""
+
+    def __init__(self, asks: int) -> None:
+        self.asks = asks
+
+    def stop_requested(self) -> bool:
+        self.asks -= 1
+        return self.asks < 0
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    pool = Pool()
+    yield pool
+    pool.end()
 
 
 @pytest.fixture
-def trained(tmp_path, table, monkeypatch) -> Callable[..., tuple]:
+def trained(tmp_path, table, monkeypatch, pool) -> Callable[..., tuple]:
     """Train a job on `size` ranks; its losses, metrics and model folder."""
-    context = multiprocessing.get_context("spawn")
 
-    def train(size: int, place: RunPlace | None = None, name: str = "", **parts: str):
+    def train(
+        size: int, place: RunPlace | None = None, name: str = "", stop_at: int | None = None,
+        **parts: str,
+    ):  # fmt: skip
         job = tmp_path / "job.yaml"
         job.write_text(job_text(table, **parts))
         plan = plan_of(job)
@@ -47,17 +114,6 @@ def trained(tmp_path, table, monkeypatch) -> Callable[..., tuple]:
             prepared=str(prepared.folder), data_digest="d", code=None, code_digest="c",
             model_folder=str(folder), place=place,
         )  # fmt: skip
-        answers, port = context.Queue(), free_port()
-        ranks = [
-            context.Process(target=train_rank, args=(assignment, rank, size, port, answers))
-            for rank in range(size)
-        ]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join(60)
-            assert rank.exitcode == 0, [other.kill() for other in ranks]
-        answer = answers.get(timeout=10)
-        return *answer, folder
+        return *pool.train(assignment, size, stop_at), folder
 
     return train

@@ -66,7 +66,7 @@ def test_asha_cuts_at_rungs_and_the_best_trial_goes_to_the_end(sweep, tmp_path):
 
 def test_trials_with_two_workers_sit_in_tunes_placement_group(sweep):
     parts = {"model": "model: {kind: mlp, hidden: [8]}", "train": "train: {epochs: 1, batch_size: 128}",
-             "scale": "scale: {workers: 2}"}  # fmt: skip
+             "scale": "scale: {workers: 2, parallel: {shard: 2}}"}  # fmt: skip
     tune = "tune: {search: grid, space: {train.optimizer.learning_rate: [0.01, 0.03]}}"
     result, _ = sweep(0, tune=tune, **parts)
     assert result["trials"] == {"run": 2, "reused": 0}

@@ -55,7 +55,7 @@ class StreamBatches:
         windows = self._windows(epoch, batch * self.reader.batch_size)
         with _DataCpus(self.world, self.patience_seconds) as cpus:
             while some := list(islice(windows, WINDOWS_PER_PIPELINE)):
-                share = _share(self.reader, some, cpus) if self.world.rank == 0 else b""
+                share = _share(self.reader, some, cpus) if self.world.leads else b""
                 mine = pickle.loads(broadcast(self.world, share))[self.world.rank]
                 for window, row in zip(some, _rows(mine), strict=True):
                     yield window, _slice_of(row, window, self.world.rank)
@@ -123,7 +123,7 @@ class _DataCpus:
         import ray
         from ray.util.placement_group import placement_group
 
-        if self.world.rank != 0:
+        if not self.world.leads:
             return None
         self._group = placement_group([{"CPU": 1}] * DATA_CPUS)
         if not self._group.wait(self.patience_seconds):
@@ -136,7 +136,7 @@ class _DataCpus:
         return self._group
 
     def __exit__(self, *_: object) -> None:
-        if self.world.rank == 0:
+        if self.world.leads:
             from ray.util.placement_group import remove_placement_group
 
             remove_placement_group(self._group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,10 @@ class Residual(nn.Module):
 
 class Mlp(nn.Module):
     """Blocks of linear, norm, activation and dropout, then one linear layer."""
+
+    # Norms and dropout take whole rows: what a layer has computed in parts is put together.
+    tensor_plan: ClassVar = {"blocks.*": "gathered columns"}
+    shard_units: ClassVar = ("blocks",)
 
     def __init__(self, spec: MlpModel, shape: Shape, randomness: Randomness) -> None:
         super().__init__()

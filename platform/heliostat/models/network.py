@@ -16,6 +16,7 @@ from heliostat.models.mlp import Mlp
 from heliostat.models.predictor import Scores, Shape
 from heliostat.models.randomness import Randomness
 from heliostat.models.tabular_transformer import TabularTransformer
+from heliostat.parallel.apply import load_whole, whole
 from heliostat.spec.model import CustomModel, MlpModel, NetworkModel, TabularTransformerModel
 
 WEIGHTS = "weights.safetensors"
@@ -77,12 +78,14 @@ class NetworkPredictor:
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load weights that `save` wrote into a module of the same shape."""
-    module.load_state_dict(load_file(str(path)))
+    load_whole(module, load_file(str(path)))
 
 
 def cpu_state(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the module's state on the CPU, contiguous."""
+    """A copy of the module's state on the CPU, contiguous and whole: of a model that is cut, every
+    rank must ask for it.
+    """
     return {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
+        name: whole(tensor.detach()).to("cpu", copy=True).contiguous()
         for name, tensor in module.state_dict().items()
     }

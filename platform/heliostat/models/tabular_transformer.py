@@ -4,6 +4,8 @@ and text becomes one token; the first token, of no column, is what the output is
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,17 @@ from heliostat.spec.model import TabularTransformerModel
 
 class TabularTransformer(nn.Module):
     """Tokens, layers of attention and a feed-forward network, norm, one linear layer."""
+
+    # Heads and hidden units are divided; the sums over them are put together.
+    tensor_plan: ClassVar = {
+        "layers.*.queries": "columns",
+        "layers.*.keys": "columns",
+        "layers.*.values": "columns",
+        "layers.*.output": "rows",
+        "layers.*.grow": "columns",
+        "layers.*.shrink": "rows",
+    }
+    shard_units: ClassVar = ("layers.*",)
 
     def __init__(self, spec: TabularTransformerModel, shape: Shape, randomness: Randomness) -> None:
         super().__init__()
@@ -76,10 +89,12 @@ class Layer(nn.Module):
         self, spec: TabularTransformerModel, num_tokens: int, number: int, randomness: Randomness
     ) -> None:
         super().__init__()
-        width, self.heads = spec.d_model, spec.nhead
+        width, self.head_width = spec.d_model, spec.d_model // spec.nhead
         self.attention_norm, self.feed_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         # A bias of the keys has no gradient and would drift under AdamW.
-        self.inputs = nn.Linear(width, 3 * width, bias=False)
+        self.queries = nn.Linear(width, width, bias=False)
+        self.keys = nn.Linear(width, width, bias=False)
+        self.values = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width)
         self.grow = nn.Linear(width, spec.dim_feedforward)
         self.shrink = nn.Linear(spec.dim_feedforward, width)
@@ -94,11 +109,13 @@ class Layer(nn.Module):
         return x + self._dropped(1, self.shrink(F.gelu(self.grow(self.feed_norm(x)))))
 
     def _attention(self, x: Tensor) -> Tensor:
-        rows, tokens, width = x.shape
-        split = self.inputs(x).view(rows, tokens, 3, self.heads, width // self.heads)
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        output: Tensor = self.output(mixed.transpose(1, 2).reshape(rows, tokens, width))
+        def heads(part: Tensor) -> Tensor:
+            return part.view(*part.shape[:2], -1, self.head_width).transpose(1, 2)
+
+        mixed = F.scaled_dot_product_attention(
+            heads(self.queries(x)), heads(self.keys(x)), heads(self.values(x))
+        )
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 
     def _dropped(self, place: int, x: Tensor) -> Tensor:

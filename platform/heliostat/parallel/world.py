@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -11,11 +12,27 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Degrees:
+    """How far a model is cut: weights over `shard` ranks, matrices over `tensor` ranks."""
+
+    shard: int = 1
+    tensor: int = 1
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the model is cut at all."""
+        return self.shard > 1 or self.tensor > 1
+
+
 class World(Protocol):
-    """A rank among `size`. All ranks call `sum` in the same order."""
+    """A rank among the `size` that see different rows. All ranks call `sum` in the same order.
+    One process of all `leads`: it writes.
+    """
 
     rank: int
     size: int
+    leads: bool
 
     def sum(self, values: Array) -> Array:
         """The elementwise sum of every rank's `values` (float64), the same bits everywhere."""
@@ -29,6 +46,7 @@ class SoloWorld:
 
     rank = 0
     size = 1
+    leads = True
 
     def sum(self, values: Array) -> Array:
         """`values` themselves."""
@@ -39,18 +57,23 @@ class SoloWorld:
 
 
 class TorchWorld:
-    """Ranks joined by torch.distributed: gloo, or nccl where every rank has a GPU."""
+    """Processes joined by torch.distributed: gloo, or nccl where every one has a GPU. `tensor`
+    consecutive processes are peers, which see the same rows: one rank.
+    """
 
-    def __init__(self, rank: int, size: int, address: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, process: int, count: int, address: str, timeout_seconds: float, tensor: int = 1
+    ) -> None:
         import torch.distributed as dist  # a second of import; only networks need it
 
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.leads = process // tensor, count // tensor, process == 0
+        self._peers = tensor
         self._device = _device()
         dist.init_process_group(
             "nccl" if self._device == "cuda" else "gloo",
             init_method=f"tcp://{address}",
-            rank=rank,
-            world_size=size,
+            rank=process,
+            world_size=count,
             timeout=timedelta(seconds=timeout_seconds),
         )
 
@@ -61,7 +84,7 @@ class TorchWorld:
 
         tensor = torch.from_numpy(np.array(values, np.float64)).to(self._device)
         dist.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        return tensor.cpu().numpy() / self._peers  # each of which has added the same
 
     def close(self) -> None:
         """See `World`."""
@@ -77,7 +100,7 @@ class BoostedWorld:
         from xgboost import collective
         from xgboost.tracker import RabitTracker
 
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.leads = rank, size, rank == 0
         host, _, port = address.rpartition(":")
         self._tracker = None
         if rank == 0:

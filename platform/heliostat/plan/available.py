@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from heliostat.errors import Problem
 from heliostat.spec.data import AudioFeature, ImageFeature
 from heliostat.spec.load import Job
-from heliostat.spec.scale import ElasticWorkers, ParallelSpec
+from heliostat.spec.scale import ElasticWorkers
 
 NOT_YET = "not available yet"
 
@@ -54,9 +54,8 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
     scale = job.spec.scale
     if isinstance(scale.workers, ElasticWorkers):
         yield "scale.workers", "elastic workers are"
-    for degree in ParallelSpec.model_fields:
-        if getattr(scale.parallel, degree) > 1:
-            yield f"scale.parallel.{degree}", f"{degree} parallelism is"
+    if scale.parallel.pipeline > 1:
+        yield "scale.parallel.pipeline", "pipeline parallelism is"
 
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:

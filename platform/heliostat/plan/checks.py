@@ -9,7 +9,7 @@ from heliostat.plan.stream import stream_problems
 from heliostat.spec.data import CustomFeature, FractionSplit, TimeSplit
 from heliostat.spec.load import Job
 from heliostat.spec.metrics import METRICS, metrics_of
-from heliostat.spec.model import LinearModel, TabularTransformerModel, XGBoostModel
+from heliostat.spec.model import LinearModel, MlpModel, TabularTransformerModel, XGBoostModel
 
 
 def consistency_problems(job: Job) -> list[Problem]:
@@ -112,6 +112,28 @@ def _train_keys(job: Job) -> Iterator[Problem]:
         )
 
 
+def _tensor(job: Job, degree: int) -> Iterator[Problem]:
+    """Why matrices cannot be divided by the degree."""
+    model, key = job.spec.model, "scale.parallel.tensor"
+    sizes: dict[str, int] = {}
+    if isinstance(model, TabularTransformerModel):
+        sizes = {"nhead": model.nhead, "dim_feedforward": model.dim_feedforward}
+    elif isinstance(model, MlpModel):
+        sizes = {f"hidden[{i}]": size for i, size in enumerate(model.hidden)}
+        if model.norm == "batch":
+            what = "peers see the same rows, which batch normalisation would count twice"
+            yield job.problem(key, what, "write `norm: layer`")
+    else:
+        what = f"a model of kind `{model.kind}` does not say how its matrices may be cut"
+        yield job.problem(key, what, "write `shard`")
+    for name, size in sizes.items():
+        if size % degree:
+            yield job.problem(key, f"{degree} does not divide model.{name} = {size}")
+    if job.spec.data.ingest == "stream":
+        what = "peers see the same rows, and a stream gives each row to one rank"
+        yield job.problem(key, what, "write `ingest: prepared`")
+
+
 def _heads(job: Job) -> Iterator[Problem]:
     model = job.spec.model
     if isinstance(model, TabularTransformerModel) and model.d_model % model.nhead:
@@ -159,6 +181,11 @@ def _degrees(job: Job) -> Iterator[Problem]:
             f"{product} does not divide workers = {workers}",
             f"products that do: {fitting}",
         )
+    if product > 1 and job.spec.model.family != "network":
+        what = f"a model of kind `{job.spec.model.kind}` cannot be cut"
+        yield job.problem("scale.parallel", what, "take data parallelism alone")
+    elif degrees.tensor > 1:
+        yield from _tensor(job, degrees.tensor)
     if scale.micro_batch_size != "auto" and job.spec.model.family != "network":
         what = f"a model of kind `{job.spec.model.kind}` has no batches"
         yield job.problem("scale.micro_batch_size", what, "leave it out")

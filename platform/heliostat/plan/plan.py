@@ -34,6 +34,11 @@ class World:
     tensor: int
     pipeline: int
 
+    @property
+    def readers(self) -> int:
+        """How many ranks see different rows: tensor and pipeline peers see the same."""
+        return self.data * self.shard
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -236,7 +241,7 @@ def _batches(job: Job, counts: SplitCounts | None) -> Batches | None:
         steps: int | None = spec.length
     else:
         steps = per_epoch * spec.length if per_epoch is not None else None
-    return Batches(rows, -(-rows // spec.scale.num_workers), per_epoch, steps)
+    return Batches(rows, -(-rows // _world(job).readers), per_epoch, steps)
 
 
 def _trials(job: Job, catalog: Catalog, columns: Columns) -> tuple[Configuration, ...]:

@@ -96,7 +96,7 @@ def _length(plan: Plan) -> Iterator[tuple[str, str]]:
         return
     yield (
         "batch",
-        (f"{batches.global_rows:,} rows = {plan.world.data} data x {batches.rows_per_rank:,} rows"),
+        f"{batches.global_rows:,} rows = {_readers(plan)} x {batches.rows_per_rank:,} rows",
     )
     if batches.steps is None or batches.steps_per_epoch is None:
         yield "steps", f"{spec.length} {spec.unit}"
@@ -104,6 +104,11 @@ def _length(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "steps", f"{batches.steps:,}; an epoch has {batches.steps_per_epoch:,}"
     else:
         yield "steps", f"{batches.steps:,} = {spec.length} epochs x {batches.steps_per_epoch:,}"
+
+
+def _readers(plan: Plan) -> str:
+    world = plan.world
+    return f"{world.data} data" + (f" x {world.shard} shard" if world.shard > 1 else "")
 
 
 def _sweep(plan: Plan) -> Iterator[tuple[str, str]]:

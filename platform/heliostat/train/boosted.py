@@ -59,7 +59,7 @@ def train_boosted(
             return
     spec = assignment.spec
     predictor = BoosterPredictor(trainer.final_booster(), data.shape)
-    if world.rank == 0:
+    if world.leads:
         save_model(assignment, data, predictor)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
     metrics, details = final_metrics(spec, data, predictor, world, sides)
@@ -283,7 +283,7 @@ class _Trainer:
         return bool(total[0] > 0), bool(total[1] > 0)
 
     def _commit(self) -> Iterator[Event]:
-        if self.world.rank == 0:
+        if self.world.leads:
             self.checkpoints.save(self._manifest(), self._write, False)
         self.saved_round = self.safe.round
         self.control.checkpoint_done()

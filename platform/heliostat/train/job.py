@@ -29,7 +29,7 @@ def train_events(
     if num_folds is None:
         return training(assignment, world, control)
     train = partial(training, world=world, control=control)
-    return cross_validation(assignment, num_folds, train, keeps_notes=world.rank == 0)
+    return cross_validation(assignment, num_folds, train, keeps_notes=world.leads)
 
 
 def training(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from heliostat.errors import TrainError
 from heliostat.models.network import cpu_state, load_weights
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.data import unsynced
+from heliostat.parallel.apply import clip, gradient_norm, is_cut, unsynced
 from heliostat.parallel.world import World
 from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
@@ -182,9 +182,7 @@ class _Loop:
         share = self._gradients(batch)
         self._look(batch, share)
         if task.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(
-                task.model.parameters(), task.clip_norm, self.gradient_norm
-            )
+            clip(task.model, task.clip_norm, self.gradient_norm)
         task.optimizer.step()
         self.pending.append(share)
         self.rows_seen += batch.global_rows
@@ -238,8 +236,7 @@ class _Loop:
             TrainError: names the first module or gradient that is not.
         """
         model, step = self.task.model, self.step + 1
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        self.gradient_norm = nn.utils.get_total_norm(gradients)
+        self.gradient_norm = gradient_norm(model)
         if self.device != "cpu" and step % self.task.log_every:
             return  # to look would be to wait for the GPU
         if not math.isfinite(float(share)):
@@ -290,8 +287,9 @@ class _Loop:
         return improved
 
     def _commit(self, best: bool) -> Iterator[LoopEvent]:
-        if self.world.rank == 0:
-            self.checkpoints.save(self._manifest(), self._write, best)
+        files = self._files() if self.world.leads or is_cut(self.task.model) else {}
+        if self.world.leads:
+            self.checkpoints.save(self._manifest(), partial(_write, files), best)
         self.control.checkpoint_done()
         yield Committed(self.step, best)
         self.clock = time.perf_counter()
@@ -307,9 +305,15 @@ class _Loop:
             "history": self.history,
         } | dict(self.task.manifest)
 
-    def _write(self, folder: Path) -> None:
-        save_file(cpu_state(self.task.model), str(folder / WEIGHTS))
-        save_file(optimizer_tensors(self.task.optimizer, self.task.model), str(folder / OPTIMIZER))
+    def _files(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds, whole: of a model that is cut, every rank must ask."""
+        model = self.task.model
+        return {WEIGHTS: cpu_state(model), OPTIMIZER: optimizer_tensors(self.task.optimizer, model)}
+
+
+def _write(files: Mapping[str, dict[str, Tensor]], folder: Path) -> None:
+    for name, tensors in files.items():
+        save_file(tensors, str(folder / name))
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heliostat.data.reader import Batches, EpochBatches
 from heliostat.data.sieve import Sieve
-from heliostat.models.network import NetworkPredictor, build_network, load_weights
+from heliostat.models.network import NetworkPredictor, build_network, cpu_state, load_weights
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.data import replicate
-from heliostat.parallel.world import World
+from heliostat.parallel.apply import load_whole, parallelized
+from heliostat.parallel.world import Degrees, World
 from heliostat.spec.model import NetworkModel
 from heliostat.train.artifact import save_model
 from heliostat.train.assignment import Assignment, OpenData
@@ -48,8 +50,12 @@ def train_network(
         yield Noted(begin_from(model, spec.model.init_from))
     freeze(model, spec.model.freeze)
     model = model.to(device)
-    predictor = NetworkPredictor(model, data.shape, device)
-    task = _task(assignment, data, world, predictor, randomness)
+    degrees = Degrees(spec.scale.parallel.shard, spec.scale.parallel.tensor)
+    # Ranks score different rows, in their own time: each needs a model that is not cut.
+    scored = copy.deepcopy(model) if degrees.cuts else model
+    predictor = NetworkPredictor(scored, data.shape, device)
+    replica = parallelized(model.train(), world, degrees)
+    task = _task(assignment, data, world, _Learner(model, replica, predictor), randomness)
     step = 0
     for event in fit(task, world, checkpoints, control):
         yield event
@@ -58,9 +64,11 @@ def train_network(
             return
     best_step = step
     if spec.train.early_stopping is not None and (best := checkpoints.best()) is not None:
-        load_weights(model, best.folder / WEIGHTS)
+        load_weights(scored, best.folder / WEIGHTS)
         best_step = best.step
-    if world.rank == 0:
+    elif scored is not model:
+        load_whole(scored, cpu_state(model))
+    if world.leads:
         save_model(assignment, data, predictor)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
     metrics, details = final_metrics(spec, data, predictor, world, sides)
@@ -69,15 +77,30 @@ def train_network(
     yield Finished(step, metrics, score, details, progress=best_progress)
 
 
+@dataclass(frozen=True)
+class _Learner:
+    """A model in training, what training calls, and what scores."""
+
+    model: nn.Module
+    replica: nn.Module
+    predictor: NetworkPredictor
+
+    def current(self) -> NetworkPredictor:
+        """What scores, with the weights of now."""
+        if self.predictor.module is not self.model:
+            load_whole(self.predictor.module, cpu_state(self.model))
+        return self.predictor
+
+
 def _task(
     assignment: Assignment,
     data: OpenData,
     world: World,
-    predictor: NetworkPredictor,
+    learner: _Learner,
     randomness: Randomness,
 ) -> Fit:
     spec = assignment.spec
-    model = predictor.module
+    model = learner.model
     per_epoch = -(-data.counts["train"] // spec.train.batch_size)
     steps_per_unit = per_epoch if spec.unit == "epochs" else 1
     num_steps = spec.length * steps_per_unit
@@ -85,13 +108,13 @@ def _task(
     early, schedule = spec.train.early_stopping, spec.train.schedule
     return Fit(
         model=model,
-        replica=replicate(model.train(), world),
+        replica=learner.replica,
         optimizer=build_optimizer(spec.train.optimizer, model),
         loss_sum=loss_sum(spec.train.loss, spec.data.task),
-        batches=partial(_tensors, batches, predictor.device),
+        batches=partial(_tensors, batches, learner.predictor.device),
         rate=lambda step, progress: rate_factor(schedule, step, num_steps, progress.num_drops),
         plateau=schedule.patience,
-        evaluate=lambda: validation_metrics(spec, data, predictor, world),
+        evaluate=lambda: validation_metrics(spec, data, learner.current(), world),
         objective=spec.objective_metric,
         goal=spec.objective_goal,
         patience=early.patience if early else None,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from heliostat.errors import Problem, UserError
+from heliostat.parallel.apply import like, whole
 from heliostat.spec.train import OptimizerSpec, ParameterSpec, ScheduleSpec
 
 
@@ -22,12 +23,14 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimi
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     _check_patterns(spec, [name for name, _ in trained])
-    by_settings: dict[tuple[float, float], list[nn.Parameter]] = {}
+    by_settings: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for name, parameter in trained:
-        by_settings.setdefault(_settings(spec, name, parameter), []).append(parameter)
+        # One fused step takes tensors that are cut alike.
+        cut = (type(parameter), getattr(parameter, "device_mesh", None))
+        by_settings.setdefault((*_settings(spec, name, parameter), *cut), []).append(parameter)
     groups = [
         {"params": parameters, "lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in by_settings.items()
+        for (rate, decay, *_), parameters in by_settings.items()
     ]
     if spec.name == "adamw":
         return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
@@ -83,7 +86,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{name}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
+                full = whole(value.detach())
+                tensors[f"{name}.{key}"] = full.to("cpu", copy=True).contiguous()
     return tensors
 
 
@@ -95,6 +99,6 @@ def load_optimizer_tensors(
         state: dict[str, Any] = {}
         for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
             if (value := tensors.get(f"{name}.{key}")) is not None:
-                state[key] = value if key == "step" else value.to(parameter.device)
+                state[key] = value if key == "step" else like(value, parameter.detach())
         if state:
             optimizer.state[parameter] = state

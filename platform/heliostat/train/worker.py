@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heliostat.errors import HeliostatError
 from heliostat.parallel.world import BoostedWorld, SoloWorld, TorchWorld, World
+from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
 from heliostat.train.channel import Seat, Sender
 from heliostat.train.control import ClockControl
@@ -23,7 +24,7 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
     spec = assignment.spec
     control = ClockControl(spec.scale.checkpoint.every_minutes, sender.stop_requested)
     try:
-        world = join_world(spec.model.family, seat)
+        world = join_world(spec, seat)
         for event in train_events(assignment, world, control):
             if seat.rank == 0:
                 sender.put(event)
@@ -34,12 +35,13 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
         sender.close()
 
 
-def join_world(family: str, seat: Seat) -> World:
-    """The world of a model family: torch.distributed, XGBoost's own, or nobody else."""
+def join_world(spec: JobSpec, seat: Seat) -> World:
+    """The world of a job's model: torch.distributed, XGBoost's own, or nobody else."""
     if seat.size == 1:
         return SoloWorld()
-    if family == "network":
-        return TorchWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
+    if spec.model.family == "network":
+        tensor = spec.scale.parallel.tensor
+        return TorchWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS, tensor)
     return BoostedWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
 
 

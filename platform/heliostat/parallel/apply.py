@@ -1,0 +1,140 @@
+"""Parallelism applied to a plain model from outside, in one order: tensor, then shard and data.
+
+A mesh has three dimensions, data x shard x tensor; rows are split over the first two, and tensor
+peers see the same rows. Data alone is DDP; shard is FSDP2, with data > 1 hybrid. Beside tensor,
+data ranks share the weights as shard ranks do: DDP does not know tensors that are cut already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+from heliostat.parallel.world import Degrees, World
+
+STYLES: dict[str, Callable[[], ParallelStyle]] = {
+    "columns": lambda: ColwiseParallel(),
+    "rows": lambda: RowwiseParallel(),
+    "gathered columns": lambda: ColwiseParallel(output_layouts=Replicate()),
+}
+
+
+def parallelized(model: nn.Module, world: World, degrees: Degrees) -> nn.Module:
+    """The module that training calls: `model` itself, cut in place, or a wrapper around it.
+
+    A model says how it may be cut by `tensor_plan`, patterns of module names and a style for
+    each, and `shard_units`, patterns of the modules whose weights are gathered together.
+    Gradients are averaged over the ranks that see different rows. Buffers are left alone:
+    whatever fills them must already agree on all ranks.
+    """
+    if world.size * degrees.tensor == 1 or not any(p.requires_grad for p in model.parameters()):
+        return model
+    if not degrees.cuts:
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    device = next(model.parameters()).device.type
+    names = ("data", "shard", "tensor")
+    data = world.size // degrees.shard
+    mesh = init_device_mesh(device, (data, degrees.shard, degrees.tensor), mesh_dim_names=names)
+    if degrees.tensor > 1:
+        parallelize_module(model, mesh["tensor"], _tensor_plan(model))
+    if world.size > 1:
+        _shard(model, _shard_mesh(mesh, data, degrees.shard))
+    return model
+
+
+def is_cut(model: nn.Module) -> bool:
+    """Whether no rank holds all weights."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+@contextmanager
+def unsynced(replica: nn.Module) -> Iterator[None]:
+    """While it lasts, gradients stay with their rank, to be summed with the next ones."""
+    if isinstance(replica, DistributedDataParallel):
+        with replica.no_sync():
+            yield
+    elif isinstance(replica, FSDPModule):
+        replica.set_requires_gradient_sync(False)
+        yield
+        replica.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together, the same on every rank."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        return nn.utils.get_total_norm(gradients)
+    return torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
+
+
+def clip(model: nn.Module, max_norm: float, norm: Tensor) -> None:
+    """Scale gradients so that their norm is at most `max_norm`."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+        return
+    factor = min(1.0, max_norm / (float(norm) + 1e-6))
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be cut: every rank that has a part must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor, cut and placed as `model` is."""
+    tensor = tensor.to(model.device)
+    if isinstance(model, DTensor):
+        return distribute_tensor(tensor, model.device_mesh, model.placements)
+    return tensor
+
+
+@torch.no_grad()
+def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load whole tensors into a model that may be cut."""
+    own = model.state_dict()
+    for name, tensor in state.items():
+        own[name].copy_(like(tensor, own[name]))
+
+
+def _tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
+    wanted: Mapping[str, str] = getattr(model, "tensor_plan", {})
+    plan = {}
+    for name, module in model.named_modules():
+        style = next((s for pattern, s in wanted.items() if fnmatchcase(name, pattern)), None)
+        if style is not None and isinstance(module, nn.Linear):
+            plan[name] = STYLES[style]()
+    return plan
+
+
+def _shard_mesh(mesh: DeviceMesh, data: int, shard: int) -> DeviceMesh:
+    if data > 1 and shard > 1:
+        return mesh["data", "shard"]
+    return mesh["shard"] if shard > 1 else mesh["data"]
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Each unit's weights are gathered when it is called; those of no unit with the whole."""
+    units = getattr(model, "shard_units", ())
+    for name, module in model.named_modules():
+        if any(fnmatchcase(name, p) and name.count(".") == p.count(".") for p in units):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)

@@ -1,0 +1,107 @@
+"""Cut a model in any way: the maths stays. One process = data = shard = tensor = their products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from heliostat.errors import PlanError
+from heliostat.storage.lease import Lease
+from heliostat.train.assignment import RunPlace
+from tests.data.packing import plan_of
+
+MODELS = {
+    "mlp": "{kind: mlp, hidden: [16, 16], residual: true, dropout: 0.2}",
+    "tabular_transformer": "{kind: tabular_transformer, d_model: 16, nhead: 4, dropout: 0.2}",
+}
+# 840 training rows: the last batch has 40.
+TRAIN = "train: {steps: 20, batch_size: 80, validate_every: 10, clip_norm: 1.0,\n"
+TRAIN += "  optimizer: {learning_rate: 0.01}}"
+SHAPES = {
+    "data 2": (2, {}),
+    "data 4": (4, {}),
+    "shard 2": (2, {"shard": 2}),
+    "tensor 2": (2, {"tensor": 2}),
+    "data 2 x shard 2": (4, {"shard": 2}),
+    "data 2 x tensor 2": (4, {"tensor": 2}),
+    "shard 2 x tensor 2": (4, {"shard": 2, "tensor": 2}),
+}
+
+
+def parts(model: str, size: int = 1, degrees: dict | None = None, **scale: object) -> dict:
+    settings = {"workers": size, "parallel": degrees or {}} | scale
+    return {"model": f"model: {MODELS[model]}", "train": TRAIN, "scale": f"scale: {settings}"}
+
+
+def weights(folder) -> dict[str, np.ndarray]:
+    return load_file(folder / "weights.safetensors")
+
+
+def assert_close(one, other, tolerance: float = 1e-3) -> None:
+    """Every parameter, by its own largest value: AdamW makes much of gradients that are nearly
+    nothing.
+    """
+    for name, values in weights(one).items():
+        here = weights(other)[name]
+        assert np.abs(here - values).max() <= tolerance * max(np.abs(values).max(), 0.1), name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_shape_is_the_same_maths(trained, model):
+    losses, metrics, alone = trained(1, name="alone", **parts(model))
+    assert len(losses) == 20 and losses[-1] < losses[0]
+    for name, (size, degrees) in SHAPES.items():
+        others, other_metrics, folder = trained(size, name=name, **parts(model, size, degrees))
+        np.testing.assert_allclose(others, losses, rtol=1e-4, err_msg=name)
+        assert_close(alone, folder)
+        assert other_metrics["test"]["auc"] == pytest.approx(metrics["test"]["auc"], abs=1e-3)
+    small = parts(model, 4, {"shard": 2, "tensor": 2}, micro_batch_size=17)
+    others, _, _ = trained(4, name="micro", **small)
+    np.testing.assert_allclose(others, losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["shard 2", "tensor 2", "shard 2 x tensor 2"])
+def test_a_cut_model_is_resumed_bit_for_bit_and_in_another_shape(trained, tmp_path, shape):
+    size, degrees = SHAPES[shape]
+    job = parts("tabular_transformer", size, degrees, checkpoint={"every_steps": 5})
+
+    def place(name: str) -> RunPlace:
+        lease = Lease.acquire(tmp_path / name / "lease")
+        assert lease is not None
+        return RunPlace(str(tmp_path / name / "c"), str(tmp_path / name / "lease"), lease.token)
+
+    losses, _, whole = trained(size, place("whole"), name="whole", **job)
+    again = place("cut")
+    first, nothing, _ = trained(size, again, name="cut", stop_at=12, **job)
+    assert nothing is None and len(first) == 13
+    rest, _, resumed = trained(size, again, name="cut", **job)
+    assert [*first, *rest] == losses
+    for name, values in weights(whole).items():
+        assert np.array_equal(weights(resumed)[name], values), name
+    other = place("other")
+    trained(size, other, name="other", stop_at=12, **job)
+    alone = parts("tabular_transformer", 1, checkpoint={"every_steps": 5})
+    rest, _, folder = trained(1, other, name="other", **alone)
+    np.testing.assert_allclose([*first, *rest], losses, rtol=1e-4)
+    assert_close(whole, folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "degrees", "sentence"),
+    [
+        (
+            "{kind: mlp, hidden: [16, 9]}",
+            "{tensor: 2}",
+            r"2 does not divide model\.hidden\[1\] = 9",
+        ),
+        ("{kind: mlp, norm: batch}", "{tensor: 2}", "would count twice"),
+        ("{kind: tabular_transformer, nhead: 4}", "{tensor: 3}", "does not divide model.nhead"),
+        ("{kind: xgboost}", "{shard: 2}", "`xgboost` cannot be cut"),
+        ("{kind: mlp}", "{shard: 5}", "5 does not divide workers = 6"),
+    ],
+)
+def test_a_cut_that_does_not_add_up_is_refused(make_job, model, degrees, sentence):
+    job = make_job(model=f"model: {model}", train="")
+    with pytest.raises(PlanError, match=sentence):
+        plan_of(job, "scale.workers=6", f"scale.parallel={degrees}")

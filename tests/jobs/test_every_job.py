@@ -52,7 +52,11 @@ def test_it_plans(path, sources):
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_it_runs(path, sources, heliostat, tmp_path_factory, ray_head):
     storage = tmp_path_factory.getbasetemp() / "jobs-storage"  # one prepared copy serves many
-    settings = [f"data.source={source_of(path, sources)}", f"storage={storage}", *SMALL[path.stem]]
+    settings = [
+        f"data.source={source_of(path, sources)}",
+        f"storage={storage}",
+        *SMALL.get(path.stem, []),
+    ]
     arguments = [part for setting in settings for part in ("--set", setting)]
     done = heliostat("run", path, "--json", *arguments, env={"RAY_ADDRESS": ray_head.address})
     assert done.returncode == 0, done.stderr

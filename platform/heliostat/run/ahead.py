@@ -12,7 +12,7 @@ def import_ahead(spec: JobSpec) -> threading.Thread:
     """Begin to import the heavy modules of a job, in the order of their use. Join the thread
     before Ray is shut down: what it loads touches Ray.
     """
-    modules = ["heliostat.report.page"]
+    modules = ["heliostat.report.page", "tensorboardX"]
     if spec.tune is not None:
         modules.insert(0, "heliostat.run.sweep")
     elif spec.scale.num_workers > 1:

@@ -15,6 +15,7 @@ from typing import Any
 from heliostat.errors import ArtifactError, LeaseLostError
 from heliostat.plan.memory import format_bytes
 from heliostat.report.console import Console, duration_text, metric_text, number_text
+from heliostat.report.tensorboard import open_board
 from heliostat.storage.files import write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
 from heliostat.storage.runs import RunFolder
@@ -41,6 +42,7 @@ class RunRecord:
     ) -> None:
         self.folder, self.lease, self.console = folder, lease, console
         self._metrics = Segments(folder.metrics)
+        self._board = open_board(folder.path)
         self._log = Segments(folder.logs)
         self._state: dict[str, Any] = {
             "status": "RUNNING",
@@ -104,6 +106,7 @@ class RunRecord:
         if isinstance(event, Resumed):
             self._rows = []
             self._metrics.replace(event.history)
+            self._board.cut(event.step)
             for sentence in event.skipped:
                 self.note(sentence)
             self.console.line(f"resumed at step {event.step}")
@@ -138,6 +141,7 @@ class RunRecord:
         self._ended.set()
         self._thread.join()
         self._flush()
+        self._board.close()
         self.console.rest()
         self._state |= {"status": status, "error": error, "next": next_command, "eta_seconds": None}
         if status == "SUCCEEDED":
@@ -165,6 +169,7 @@ class RunRecord:
 
     def _row(self, when: float, event: Stepped | Validated) -> None:
         self._rows.append({"time": when} | event.row())
+        self._board.add(self._rows[-1])
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 

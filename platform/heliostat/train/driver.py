@@ -19,7 +19,7 @@ from heliostat.errors import (
 )
 from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
-from heliostat.train.events import Event, Failed, Finished, Stopped
+from heliostat.train.events import Event, Failed, Finished, Stopped, Stuck
 from heliostat.train.worker import train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec, Poll, WorkerGroup
 
@@ -110,6 +110,9 @@ class _Driver:
                 f"a worker was lost{reason}; the workers start again, restart {poll.restarts}"
             )
         for _, event, when in poll.messages:
+            if isinstance(event, Stuck):
+                self.sink.note(str(event))
+                continue
             self.moved = time.monotonic()
             if isinstance(event, Failed):
                 raise _error_of(event)

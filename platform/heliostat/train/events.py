@@ -88,6 +88,20 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class Stuck:
+    """A rank has not moved for a while: where it stands."""
+
+    rank: int
+    seconds: float
+    stack: str
+
+    def __str__(self) -> str:
+        return (
+            f"rank {self.rank} has not moved for {self.seconds:.0f} s; it stands at\n{self.stack}"
+        )
+
+
+@dataclass(frozen=True)
 class Committed:
     """A checkpoint that no single fault can lose any more."""
 
@@ -127,4 +141,4 @@ class Failed:
 
 
 LoopEvent = Resumed | Stepped | Validated | Committed | Stopped
-Event = LoopEvent | Noted | Finished | Failed
+Event = LoopEvent | Noted | Stuck | Finished | Failed

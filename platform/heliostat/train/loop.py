@@ -29,9 +29,10 @@ from heliostat.parallel.world import World
 from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
 from heliostat.train.control import Control
-from heliostat.train.events import Committed, LoopEvent, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import LoopEvent, Resumed, Stepped, Stopped, Validated
 from heliostat.train.losses import LossSum
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
+from heliostat.train.saver import Saver
 from heliostat.train.stopping import Progress
 from heliostat.train.trouble import REMEDY, forward_trouble, gradient_trouble
 
@@ -123,6 +124,7 @@ class _Loop:
         self.device = next(task.model.parameters()).device.type
         self.micro_rows = task.micro_rows
         self.gradient_norm = torch.zeros(())
+        self.saver = Saver(checkpoints)
         self.pending: list[Tensor] = []  # local loss shares of steps not logged yet
         self.rows_seen = 0
         self.history: list[dict[str, Any]] = []
@@ -159,16 +161,20 @@ class _Loop:
             ):
                 continue
             stop, due = yield from self._log()
+            yield from self.saver.committed()
             improved = False
             if validate:
                 improved = yield from self._validate()
             # A stop is honoured at once, but not in place of the end.
             stop = stop and self.step < task.num_steps
             if improved or must_save or due or stop:
-                yield from self._commit(improved)
+                self._commit(improved)
             if stop:
+                yield from self.saver.committed(wait=True)
                 yield Stopped(self.step)
                 return
+        yield from self.saver.committed(wait=True)
+        self.world.sum(np.zeros(1))  # no rank goes on before the last checkpoint is committed
 
     def _exhausted(self) -> bool:
         patience = self.task.patience
@@ -286,12 +292,11 @@ class _Loop:
         self.clock = time.perf_counter()
         return improved
 
-    def _commit(self, best: bool) -> Iterator[LoopEvent]:
+    def _commit(self, best: bool) -> None:
         files = self._files() if self.world.leads or is_cut(self.task.model) else {}
         if self.world.leads:
-            self.checkpoints.save(self._manifest(), partial(_write, files), best)
+            self.saver.start(self._manifest(), partial(_write, files), best)
         self.control.checkpoint_done()
-        yield Committed(self.step, best)
         self.clock = time.perf_counter()
 
     def _manifest(self) -> dict[str, Any]:
@@ -302,7 +307,7 @@ class _Loop:
             "seed": self.task.seed,
             "world": self.world.size,
             "progress": self.progress.to_json(),
-            "history": self.history,
+            "history": list(self.history),
         } | dict(self.task.manifest)
 
     def _files(self) -> dict[str, dict[str, Tensor]]:

@@ -8,10 +8,12 @@ from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
 from heliostat.train.channel import Seat, Sender
 from heliostat.train.control import ClockControl
-from heliostat.train.events import Failed
+from heliostat.train.events import Failed, Stuck
 from heliostat.train.job import train_events
+from heliostat.train.watchdog import Watchdog
 
 COLLECTIVE_TIMEOUT_SECONDS = 180.0
+STUCK_SHARE = 0.7  # of `limits.stall_minutes`: after it, a rank says where it stands
 
 
 def train_worker(assignment: Assignment, seat: Seat) -> None:
@@ -23,15 +25,19 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
     sender = Sender(seat.channel, seat.rank)
     spec = assignment.spec
     control = ClockControl(spec.scale.checkpoint.every_minutes, sender.stop_requested)
+    patience = spec.limits.stall_minutes * 60 * STUCK_SHARE
+    watchdog = Watchdog(patience, lambda at: sender.put(Stuck(seat.rank, patience, at)))
     try:
         world = join_world(spec, seat)
         for event in train_events(assignment, world, control):
+            watchdog.moved()
             if seat.rank == 0:
                 sender.put(event)
         world.close()
     except HeliostatError as error:
         sender.put(Failed(str(error), error.exit_status))
     finally:
+        watchdog.end()
         sender.close()
 
 

@@ -1,0 +1,47 @@
+"""Checkpoints beside training: one at a time, in order, and no failure is lost."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from heliostat.errors import LeaseLostError
+from heliostat.train.saver import Saver
+
+
+class Slow:
+    """Checkpoints that wait until they may be committed."""
+
+    def __init__(self) -> None:
+        self.may, self.saved = threading.Event(), []
+
+    def save(self, manifest, write, best):
+        assert self.may.wait(10)
+        if manifest["step"] == 13:
+            raise LeaseLostError("another process has taken this run over")
+        self.saved.append(manifest["step"])
+
+
+def test_training_goes_on_while_a_checkpoint_is_written():
+    slow = Slow()
+    saver = Saver(slow)
+    saver.start({"step": 1}, print, False)
+    assert saver.committed() == [] and slow.saved == []
+    slow.may.set()
+    saver.start({"step": 2}, print, True)  # waits for the one before
+    assert 1 in slow.saved
+    assert [(c.step, c.best) for c in saver.committed(wait=True)] == [(1, False), (2, True)]
+    assert saver.committed(wait=True) == []
+
+
+def test_what_keeps_a_checkpoint_from_being_committed_ends_training():
+    slow = Slow()
+    slow.may.set()
+    saver = Saver(slow)
+    saver.start({"step": 13}, print, False)
+    with pytest.raises(LeaseLostError, match="taken this run over"):
+        saver.committed(wait=True)
+    saver.start({"step": 13}, print, False)
+    with pytest.raises(LeaseLostError):
+        saver.start({"step": 14}, print, False)

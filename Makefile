@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: quickstart test check bench schema clean
+.PHONY: quickstart test slow check bench schema clean
 
 quickstart: $(STAMP)
 	$(BIN)/python jobs/flights.py
@@ -13,7 +13,10 @@ quickstart: $(STAMP)
 	$(BIN)/heliostat run jobs/sweep.yaml
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -23,6 +26,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/cold_run.py
+	$(BIN)/python tests/bench/loop.py
 	$(BIN)/python tests/bench/prepare.py
 	$(BIN)/python tests/bench/reader.py
 	$(BIN)/python tests/bench/trial_overhead.py

@@ -198,6 +198,7 @@ print(len(done))
 """
 
 
+@pytest.mark.slow
 def test_trials_that_hold_all_cpus_still_get_their_data(ray_head, heliostat, tmp_path, table):
     """Stock Ray: every trial holds a CPU and waits for ever for one to read on."""
     script = tmp_path / "stock.py"

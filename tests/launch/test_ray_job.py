@@ -94,9 +94,7 @@ def test_clusters_that_cannot_be_used_say_why(heliostat, make_job, site, target,
 
 
 def test_a_wrong_job_is_never_sent(heliostat, make_job, site):
-    done = heliostat(
-        "submit", make_job(), "--to", "lab", "--set", "train.schedule.name=plateau", env=site
-    )
+    done = heliostat("submit", make_job(), "--to", "lab", "--set", "limits.gpu_hours=3", env=site)
     assert done.returncode == 2 and "not available yet" in done.stderr
 
 

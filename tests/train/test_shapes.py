@@ -11,6 +11,8 @@ from heliostat.storage.lease import Lease
 from heliostat.train.assignment import RunPlace
 from tests.data.packing import plan_of
 
+pytestmark = pytest.mark.slow
+
 MODELS = {
     "mlp": "{kind: mlp, hidden: [16, 16], residual: true, dropout: 0.2}",
     "tabular_transformer": "{kind: tabular_transformer, d_model: 16, nhead: 4, dropout: 0.2}",

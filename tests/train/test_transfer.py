@@ -92,6 +92,7 @@ def test_frozen_parameters_are_named_by_pattern():
         freeze(model, ("*",))
 
 
+@pytest.mark.slow
 def test_flights_of_july_are_learned_sooner_after_those_before(
     heliostat, flights, tmp_path, ray_head
 ):

@@ -18,14 +18,23 @@ class Randomness:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.row_keys: Tensor | None = None
+        self._step = 0
+        self._rows: Tensor | None = None
+        self._keys: Tensor | None = None
 
     def set(self, step: int, rows: Tensor) -> None:
         """Key the coming draws by `step` and the global number of each row ([rows] int64)."""
-        key = (self.seed * 0x9E3779B1 + step * 0x85EBCA77 + 0x165667B1) % 2**63
-        mixed = (rows + key) * _ROW_FACTOR
-        mixed = (mixed ^ (mixed >> 32)) * _ROW_FACTOR
-        self.row_keys = (mixed >> 32).to(torch.int32)
+        self._step, self._rows, self._keys = step, rows, None
+
+    @property
+    def row_keys(self) -> Tensor | None:
+        """A key for each row, [rows] int32; made when it is first asked for."""
+        if self._keys is None and self._rows is not None:
+            key = (self.seed * 0x9E3779B1 + self._step * 0x85EBCA77 + 0x165667B1) % 2**63
+            mixed = (self._rows + key) * _ROW_FACTOR
+            mixed = (mixed ^ (mixed >> 32)) * _ROW_FACTOR
+            self._keys = (mixed >> 32).to(torch.int32)
+        return self._keys
 
 
 class HashDropout(nn.Module):

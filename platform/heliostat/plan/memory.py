@@ -27,7 +27,7 @@ def memory_need(spec: JobSpec, num_rows: int, width: int) -> MemoryNeed:
     """What one worker holds while it trains on `num_rows` rows of `width` inputs."""
     if spec.model.family == "classic":
         return _classic(spec, num_rows, width)
-    local = -(-num_rows // spec.scale.num_workers)
+    local = -(-num_rows // spec.scale.min_workers)
     if spec.model.family == "boosted":
         # The float32 matrix that is quantised, one byte a bin, and gradients and margins.
         total = local * (width * 5 + 24)

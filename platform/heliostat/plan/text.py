@@ -79,8 +79,10 @@ def _split(plan: Plan) -> str:
 def _world(plan: Plan) -> str:
     world = plan.world
     noun = "worker" if world.size == 1 else "workers"
+    fewest = plan.job.spec.scale.min_workers
+    elastic = f"{fewest} to " if fewest < world.size else ""
     return (
-        f"{world.size} {noun} = {world.data} data x {world.shard} shard "
+        f"{elastic}{world.size} {noun} = {world.data} data x {world.shard} shard "
         f"x {world.tensor} tensor x {world.pipeline} pipeline"
     )
 

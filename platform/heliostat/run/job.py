@@ -64,9 +64,9 @@ def run_job(
     """
     started = time.monotonic()
     console = console or Console()
-    storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
-    job = with_beginning(job, storage)
     plan = plan_job(job)
+    storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
+    plan = replace(plan, job=with_beginning(job, storage))
     plan = replace(plan, columns=keep_tokenizers(plan.columns, storage.prepared))
     claim = claim_run(plan, storage, run_id, resume, console)
     if claim.lease is None:
@@ -160,7 +160,7 @@ class _Run:
         scale = self.spec.scale
         require_capacity(
             cluster,
-            scale.num_workers,
+            scale.min_workers,
             scale.resources.cpu,
             scale.resources.gpu,
             self.plan.data_cpus,

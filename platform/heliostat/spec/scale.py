@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from heliostat.spec.base import Bytes, Spec
 
@@ -13,10 +13,18 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class ElasticWorkers(Spec):
-    """Between `min` and `max` ranks, as the cluster allows."""
+    """Between `min` and `max` ranks, as the cluster allows: fewer when a node is lost, more when
+    there is room again.
+    """
 
     min: Count
     max: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ElasticWorkers:
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} is more than max = {self.max}")
+        return self
 
 
 class ResourcesSpec(Spec):
@@ -54,8 +62,13 @@ class ScaleSpec(Spec):
 
     @property
     def num_workers(self) -> int:
-        """Ranks to start with."""
+        """The most ranks there will be."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest ranks that training goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
 
 
 class LimitsSpec(Spec):

@@ -18,6 +18,7 @@ from heliostat.errors import (
     UserError,
 )
 from heliostat.spec.job import JobSpec
+from heliostat.spec.scale import ElasticWorkers
 from heliostat.train.assignment import Assignment
 from heliostat.train.events import Event, Failed, Finished, Stopped, Stuck
 from heliostat.train.worker import train_worker
@@ -57,6 +58,7 @@ def build_group(spec: JobSpec, storage: str) -> WorkerGroup:
         family=spec.model.family,
         failures=limits.failures,
         start_seconds=limits.start_minutes * 60,
+        min_size=scale.workers.min if isinstance(scale.workers, ElasticWorkers) else None,
     )
     if group.size == 1:
         return ActorGroup(group)
@@ -106,9 +108,10 @@ class _Driver:
         if poll.restarts > self.restarts:
             self.restarts, self.moved = poll.restarts, time.monotonic()
             reason = f" ({poll.error})" if poll.error else ""
-            self.sink.note(
-                f"a worker was lost{reason}; the workers start again, restart {poll.restarts}"
-            )
+            told = f"a worker was lost{reason}; the workers start again"
+            if poll.size is not None:
+                told = f"the workers start again, as the cluster has changed: now {poll.size}"
+            self.sink.note(f"{told}, restart {poll.restarts}")
         for _, event, when in poll.messages:
             if isinstance(event, Stuck):
                 self.sink.note(str(event))

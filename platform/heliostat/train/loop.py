@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from heliostat.errors import TrainError
 from heliostat.models.network import cpu_state, load_weights
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.apply import clip, gradient_norm, is_cut, unsynced
+from heliostat.parallel.apply import clip, gradient_norm, is_cut, local, unsynced
 from heliostat.parallel.world import World
 from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
@@ -123,6 +123,7 @@ class _Loop:
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.device = next(task.model.parameters()).device.type
         self.micro_rows = task.micro_rows
+        self.first_parameter = next(p for p in task.model.parameters() if p.requires_grad)
         self.gradient_norm = torch.zeros(())
         self.saver = Saver(checkpoints)
         self.pending: list[Tensor] = []  # local loss shares of steps not logged yet
@@ -188,6 +189,7 @@ class _Loop:
         share = self._gradients(batch)
         self._look(batch, share)
         if task.clip_norm is not None:
+            self.gradient_norm = gradient_norm(task.model)
             clip(task.model, task.clip_norm, self.gradient_norm)
         task.optimizer.step()
         self.pending.append(share)
@@ -236,20 +238,20 @@ class _Loop:
         self.micro_rows = now // 2
 
     def _look(self, batch: TensorBatch, share: Tensor) -> None:
-        """The norm of the gradients; where looking costs nothing, at once whether all is finite.
+        """Where looking costs nothing, see at once whether all is finite: what is not in a
+        gradient flows on to the first parameter's.
 
         Raises:
             TrainError: names the first module or gradient that is not.
         """
-        model, step = self.task.model, self.step + 1
-        self.gradient_norm = gradient_norm(model)
-        if self.device != "cpu" and step % self.task.log_every:
-            return  # to look would be to wait for the GPU
+        if self.device != "cpu":
+            return  # to look would be to wait for the GPU; `_log` does
         if not math.isfinite(float(share)):
             again = partial(self._outputs, batch)
-            raise TrainError(forward_trouble(model, again, float(share), step))
-        if not math.isfinite(float(self.gradient_norm)):
-            raise TrainError(gradient_trouble(model, step))
+            raise TrainError(forward_trouble(self.task.model, again, float(share), self.step + 1))
+        gradient = self.first_parameter.grad
+        if gradient is not None and not math.isfinite(float(local(gradient).sum())):
+            raise TrainError(gradient_trouble(self.task.model, self.step + 1))
 
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
@@ -261,6 +263,10 @@ class _Loop:
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise TrainError(f"the training loss is {loss} at step {first + i + 1}; {REMEDY}")
+        if self.task.clip_norm is None:
+            self.gradient_norm = gradient_norm(self.task.model)
+        if not math.isfinite(float(self.gradient_norm)):
+            raise TrainError(gradient_trouble(self.task.model, self.step))
         seconds = time.perf_counter() - self.clock
         event = Stepped(
             step=self.step,

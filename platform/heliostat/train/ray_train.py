@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 WAIT_SECONDS = 0.1
+RESIZE_SECONDS = 20.0  # how often an elastic group looks for room to grow
 GRACE_SECONDS = 60.0
 
 
@@ -53,6 +54,7 @@ class RayTrainGroup:
         self._error = ""
         self._seen: set[str] = set()
         self._up = False
+        self._size: int | None = None
         self._deadline = 0.0
 
     def start(self) -> None:
@@ -68,7 +70,8 @@ class RayTrainGroup:
             _ray_train_worker,
             train_loop_config={"line": self._exchange.address, "family": self.spec.family},
             scaling_config=ScalingConfig(
-                num_workers=self.spec.size,
+                num_workers=self._num_workers,
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
                 use_gpu=self.spec.gpu > 0,
                 resources_per_worker=self.spec.bundle,
             ),
@@ -84,6 +87,12 @@ class RayTrainGroup:
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
 
+    @property
+    def _num_workers(self) -> int | tuple[int, int]:
+        if self.spec.min_size is None:
+            return self.spec.size
+        return self.spec.min_size, self.spec.size
+
     def run(self, work: Work, payload: Any) -> None:
         """See `WorkerGroup`."""
         self._mailbox.put_work(cloudpickle.dumps((work, payload)))
@@ -97,13 +106,15 @@ class RayTrainGroup:
             if isinstance(message, _Up):
                 self._up = True
                 self._seen.add(message.attempt)
+                self._size = message.size if self.spec.min_size is not None else None
             else:
                 messages.append((rank, message, when))
         restarts = max(0, len(self._seen) - 1)
         if alive and not self._up and time.monotonic() > self._deadline:
             raise PlacementError(placement_sentence(self.spec))
         if alive:
-            return Poll(tuple(messages), "running" if self._up else "starting", restarts=restarts)
+            state: Literal["running", "starting"] = "running" if self._up else "starting"
+            return Poll(tuple(messages), state, restarts=restarts, size=self._size)
         if self._error and not self._up:
             raise PlacementError(f"{placement_sentence(self.spec)} ({self._error})")
         if self._error:
@@ -147,10 +158,10 @@ class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
 
 
 class _Up:
-    """A message: this attempt's workers are up."""
+    """A message: this attempt's workers are up, so many of them."""
 
-    def __init__(self, attempt: str) -> None:
-        self.attempt = attempt
+    def __init__(self, attempt: str, size: int) -> None:
+        self.attempt, self.size = attempt, size
 
 
 def _ray_train_worker(config: dict[str, Any]) -> None:
@@ -163,7 +174,7 @@ def _ray_train_worker(config: dict[str, Any]) -> None:
     meeting = (free_address(), uuid.uuid4().hex) if rank == 0 else None
     address, attempt = broadcast_from_rank_zero(meeting)
     # Each rank says so itself, before it works: an early error of one ends the others at once.
-    line.send([(rank, _Up(attempt), time.time())])
+    line.send([(rank, _Up(attempt, size), time.time())])
     while (offer := line.work()) is None:
         time.sleep(WAIT_SECONDS)
     if offer == ENDED:

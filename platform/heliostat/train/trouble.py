@@ -32,7 +32,8 @@ def gradient_trouble(model: nn.Module, step: int) -> str:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
     ]
-    return f"the gradient of `{bad[-1]}` is not finite at step {step}. {REMEDY}"
+    where = f"of `{bad[-1]}`" if bad else "of all parameters together"
+    return f"the gradient {where} is not finite at step {step}. {REMEDY}"
 
 
 @contextmanager

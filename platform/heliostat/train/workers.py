@@ -25,7 +25,9 @@ from heliostat.train.worker import preload
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """How many workers, what each holds, and how often the group may come back."""
+    """How many workers, what each holds, and how often the group may come back. With `min_size`
+    there may be fewer than `size`, as the cluster allows.
+    """
 
     size: int
     cpu: float
@@ -34,6 +36,7 @@ class GroupSpec:
     family: str
     failures: int
     start_seconds: float
+    min_size: int | None = None
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -49,13 +52,14 @@ class GroupSpec:
 @dataclass(frozen=True)
 class Poll:
     """What happened since the last poll: (rank, message, time) in order, and the group's state.
-    `error` says why a failed group failed.
+    `error` says why a failed group failed; `size` how many workers there are, where that changes.
     """
 
     messages: tuple[tuple[int, Any, float], ...]
     state: Literal["starting", "running", "finished", "failed"]
     error: str = ""
     restarts: int = 0
+    size: int | None = None
 
 
 class WorkerGroup(Protocol):
@@ -224,10 +228,11 @@ def placement_sentence(spec: GroupSpec) -> str:
     """What is asked for against what the cluster has, as a sum."""
     total, free = ray.cluster_resources(), ray.available_resources()
     sums = []
+    wanted = spec.min_size or spec.size
     for key, name, each in (("CPU", "CPUs", spec.cpu), ("GPU", "GPUs", spec.gpu)):
         if each:
             sums.append(
-                f"{spec.size} workers x {each:g} = {spec.size * each:g} {name}, the cluster has "
+                f"{wanted} workers x {each:g} = {wanted * each:g} {name}, the cluster has "
                 f"{total.get(key, 0):g}, {free.get(key, 0):g} of them free"
             )
     return (

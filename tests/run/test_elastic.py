@@ -1,0 +1,125 @@
+"""Losing and regaining workers: the same global batches, the same losses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from heliostat.storage.segments import read_rows
+from tests.conftest import TOKEN, descendants, free_port, job_text
+
+pytestmark = pytest.mark.slow
+
+SLOW_NET = """
+import time
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.layer = torch.nn.Linear(shape.num_numbers, 8)
+        self.head = torch.nn.Linear(8, shape.num_outputs)
+    def forward(self, numbers, categories):
+        if self.training:
+            time.sleep(0.05)
+        return self.head(torch.tanh(self.layer(numbers)))
+"""
+
+
+class Cluster:
+    """A real cluster on one machine: a head, and nodes that come and go."""
+
+    def __init__(self, folder) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.log = (folder / "ray.log").open("w")
+        self.processes: list[subprocess.Popen] = []
+
+    def start(self, *arguments: str, cpus: int = 1) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
+                "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--disable-usage-stats",
+                "--object-store-memory=100000000", *arguments,
+            ],
+            stdout=self.log, stderr=self.log, env=os.environ | {"RAY_AUTH_TOKEN": TOKEN},
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def kill(self, process: subprocess.Popen) -> None:
+        for pid in [process.pid, *descendants(process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(10)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    cluster = Cluster(tmp_path)
+    port = cluster.address.rpartition(":")[2]
+    cluster.start("--head", f"--port={port}", "--include-dashboard=false", cpus=1)
+    yield cluster
+    for process in reversed(cluster.processes):
+        if process.poll() is None:
+            cluster.kill(process)
+    cluster.log.close()
+
+
+def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
+    cluster, table, tmp_path, heliostat, ray_head
+):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "net.py").write_text(SLOW_NET)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        job_text(
+            table, code="code: {path: own}", model="model: {kind: custom, class: 'net:Net'}",
+            train="train: {steps: 900, batch_size: 64, validate_every: 300}",
+            scale="scale: {workers: {min: 1, max: 2}, checkpoint: {every_steps: 30}}",
+            storage=f"storage: {tmp_path}/s",
+        )
+    )  # fmt: skip
+    folder = tmp_path / "s" / "runs" / "small" / "elastic"
+
+    def lines() -> list[str]:
+        return [row["line"] for row in read_rows(folder / "logs")]
+
+    def wait_for(text: str, seconds: float = 150) -> None:
+        deadline = time.monotonic() + seconds
+        while not any(text in line for line in lines()):
+            assert time.monotonic() < deadline and run.poll() is None, (text, lines()[-5:])
+            threading.Event().wait(0.2)
+
+    node = cluster.start(f"--address={cluster.address}")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "heliostat", "run", str(job), "--id", "elastic", "--address",
+         cluster.address],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for("committed step 90")
+    cluster.kill(node)
+    wait_for("now 1, restart 1")
+    wait_for("committed step 240")
+    cluster.start(f"--address={cluster.address}")
+    wait_for("now 2, restart 2")
+    _, told = run.communicate(timeout=200)
+    assert run.returncode == 0, told
+    undisturbed = heliostat(
+        "run", job, "--id", "alone", "--set", "scale.workers=1", "--address", ray_head.address
+    )
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    def losses(name: str) -> dict[int, float]:
+        rows = read_rows(folder.parent / name / "metrics")
+        return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+    elastic, alone = losses("elastic"), losses("alone")
+    assert elastic.keys() == alone.keys() and len(alone) > 100
+    np.testing.assert_allclose(list(elastic.values()), list(alone.values()), rtol=1e-4)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from heliostat.data import split as split_module
 from heliostat.data import units
 from heliostat.data.folds import even_sizes, grouped_folds, hashed_folds
 from heliostat.data.ranks import parts_by_rank
@@ -266,3 +267,14 @@ def test_an_emptied_side_is_told_with_what_cleaning_took(tmp_path, monkeypatch):
         DataError, match="the validation side is empty: 3 rows take part, 37 were dropped"
     ):
         split_rows(prepared, plan.columns, plan.job.spec.data, 3)
+
+
+@pytest.mark.parametrize("most_packed", [0, 10])
+def test_a_label_says_what_its_rows_are_in_every_fold(monkeypatch, most_packed):
+    monkeypatch.setattr(split_module, "MOST_PACKED_FOLDS", most_packed)
+    roles = np.random.default_rng(0).integers(0, 4, (5, 2000)).astype(np.int8)
+    kinds: dict[bytes, int] = {}
+    labels = np.concatenate([split_module._kinds_of(roles[:, :700], kinds),
+                             split_module._kinds_of(roles[:, 700:], kinds)])  # fmt: skip
+    columns = np.stack([np.frombuffer(kind, np.int8) for kind in kinds], 1)
+    assert np.array_equal(columns[:, labels], roles)

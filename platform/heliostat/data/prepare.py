@@ -31,9 +31,15 @@ from heliostat.plan.inputs import PackedColumn
 from heliostat.plan.plan import Plan
 from heliostat.storage.clean import LEASES
 from heliostat.storage.files import FORMAT, encode_json, read_json, touch, write_json
-from heliostat.storage.folders import lasting_stage, new_file, publish_folder, remove_folder
+from heliostat.storage.folders import (
+    lasting_stage,
+    new_file,
+    publish_folder,
+    remove_files,
+    remove_folder,
+)
 from heliostat.storage.lease import Lease
-from heliostat.storage.objects import StorePath, as_path
+from heliostat.storage.objects import StorePath, as_path, matching
 
 WAIT_SECONDS = 0.5
 Progress = Callable[[int, int], None]
@@ -84,8 +90,7 @@ def _prepare(plan: Plan, final: StorePath, num_tasks: int, progress: Progress) -
     if found != plan.catalog.num_rows:
         message = f"gave {found:,} rows, its files list {plan.catalog.num_rows:,}"
         raise DataError(Problem(plan.catalog.source, message, "did it change? Run again"))
-    for unit in units_of(plan.catalog):
-        _note(stage, unit).unlink()
+    remove_files([_note(stage, unit) for unit in units_of(plan.catalog)])
     manifest = {
         "digest": plan.prepared_digest,
         "data_digest": plan.catalog.digest,
@@ -121,7 +126,12 @@ def _pack_all(
     plan: Plan, stage: StorePath, num_tasks: int, progress: Progress
 ) -> list[dict[str, Any]]:
     units = units_of(plan.catalog)
-    finished = {unit.index: result for unit in units if (result := _finished(stage, unit))}
+    noted = {path.name for path in matching(stage, "unit-*.json")}
+    finished = {
+        unit.index: result
+        for unit in units
+        if _note(stage, unit).name in noted and (result := _finished(stage, unit))
+    }
     left = [unit for unit in units if unit.index not in finished]
     patience = plan.job.spec.limits.start_minutes * 60
     work = partial(

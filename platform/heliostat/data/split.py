@@ -39,6 +39,7 @@ Rows = npt.NDArray[np.int64]
 PartLabels = npt.NDArray[np.int16]
 MANIFEST, ROLES = "split.json", "roles.npy"
 ROWS_AT_ONCE = 1 << 20
+MOST_PACKED_FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -248,12 +249,26 @@ def _by_source(kept: Kept) -> Labels:
 
 def _kinds_of(block: Roles, kinds: dict[bytes, int]) -> PartLabels:
     """Which kind of column of [folds, rows] each is; new kinds are added."""
+    if len(block) <= MOST_PACKED_FOLDS:
+        return _packed_kinds_of(block, kinds)
     keys = np.zeros(block.shape[1], np.uint64)
     for role in block:
         keys = mix(keys ^ role.astype(np.uint64))
     _, first, of_row = np.unique(keys, return_index=True, return_inverse=True)
     found = [kinds.setdefault(block[:, place].tobytes(), len(kinds)) for place in first]
     return np.array(found, np.int16)[of_row]
+
+
+def _packed_kinds_of(block: Roles, kinds: dict[bytes, int]) -> PartLabels:
+    """The same by a table of all that two bits a fold can say: no sorting."""
+    codes = np.zeros(block.shape[1], np.int32)
+    for fold, role in enumerate(block):
+        codes |= role.astype(np.int32) << (2 * fold)
+    table = np.zeros(4 ** len(block), np.int16)
+    for code in np.flatnonzero(np.bincount(codes, minlength=len(table))).tolist():
+        kind = bytes(code >> (2 * fold) & 3 for fold in range(len(block)))
+        table[code] = kinds.setdefault(kind, len(kinds))
+    return table[codes]
 
 
 def _check_counts(prepared: Prepared, data: DataSpec, counts: Counts, cleaned: CleanRows) -> None:

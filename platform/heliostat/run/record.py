@@ -56,6 +56,7 @@ class RunRecord:
         self._lock = threading.Lock()
         self._lost: LeaseLostError | None = None
         self._stop_signal = 0
+        self._stop_asked = False  # by `heliostat stop`; looked for beside each heartbeat
         self._ended = threading.Event()
         self._rows: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
@@ -85,12 +86,12 @@ class RunRecord:
         """
         if self._lost is not None:
             raise self._lost
-        return bool(self._stop_signal) or self.folder.stop_request.exists()
+        return bool(self._stop_signal) or self._stop_asked
 
     @property
     def preempted(self) -> bool:
         """Whether the stop came from outside (SIGTERM without `heliostat stop`)."""
-        return self._stop_signal == signal.SIGTERM and not self.folder.stop_request.exists()
+        return self._stop_signal == signal.SIGTERM and not self.folder.stop_request.is_file()
 
     def log(self, line: str) -> None:
         """Keep a line of what the run said."""
@@ -183,6 +184,7 @@ class RunRecord:
             try:
                 self.lease.beat()
                 self._write_state()
+                self._stop_asked = self.folder.stop_request.is_file()
             except LeaseLostError as error:
                 self._lost = error
                 return

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +97,14 @@ def remove_folder(folder: StorePath, last: str | None = None) -> None:
     if last is not None:
         delete([folder / last])
     delete(folder.objects())
+
+
+def remove_files(paths: Sequence[StorePath]) -> None:
+    """Delete files; in an object store many at a time."""
+    delete([path for path in paths if isinstance(path, ObjectPath)])
+    for path in paths:
+        if isinstance(path, Path):
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -113,7 +113,7 @@ class Lease:
 
 def check_token(folder: StorePath, token: int) -> None:
     """Raise LeaseLostError unless `token` is the newest claim: called before each commit."""
-    if _claim_path(folder, token + 1).exists():
+    if _claim_path(folder, token + 1).is_file():
         raise LeaseLostError(
             f"{folder.parent}: another process has taken this run over; "
             "nothing more is written here"

@@ -38,19 +38,26 @@ class Cluster:
 
     def __init__(self, folder) -> None:
         self.address = f"127.0.0.1:{free_port()}"
-        self.log = (folder / "ray.log").open("w")
+        self.folder = folder
         self.processes: list[subprocess.Popen] = []
 
     def start(self, *arguments: str, cpus: int = 1) -> subprocess.Popen:
+        """A node that has joined."""
+        path = self.folder / f"node-{len(self.processes)}.log"
+        log = path.open("w")
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
                 "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--disable-usage-stats",
                 "--object-store-memory=100000000", *arguments,
             ],
-            stdout=self.log, stderr=self.log, env=os.environ | {"RAY_AUTH_TOKEN": TOKEN},
+            stdout=log, stderr=log, env=os.environ | {"RAY_AUTH_TOKEN": TOKEN},
         )  # fmt: skip
         self.processes.append(process)
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in path.read_text():
+            assert time.monotonic() < deadline and process.poll() is None, path.read_text()
+            threading.Event().wait(0.2)
         return process
 
     def kill(self, process: subprocess.Popen) -> None:
@@ -69,7 +76,6 @@ def cluster(tmp_path):
     for process in reversed(cluster.processes):
         if process.poll() is None:
             cluster.kill(process)
-    cluster.log.close()
 
 
 def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(

@@ -39,6 +39,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 WAIT_SECONDS = 0.1
+ELASTIC_START_SECONDS = 30.0
 RESIZE_SECONDS = 20.0  # how often an elastic group looks for room to grow
 GRACE_SECONDS = 60.0
 
@@ -61,8 +62,12 @@ class RayTrainGroup:
         """See `WorkerGroup`."""
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        # Ray Train tries twice and then ends by itself, so that its thread is never left in Ray.
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.spec.start_seconds / 2)
+        # Ray Train tries twice and then ends by itself, so that its thread is never left in Ray. An
+        # elastic group tries again and again: what it counts on may have gone a moment ago.
+        attempt = self.spec.start_seconds / 2
+        if self.spec.min_size is not None:
+            attempt = min(attempt, ELASTIC_START_SECONDS)
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(attempt)
         self._deadline = time.monotonic() + self.spec.start_seconds + GRACE_SECONDS
         self._exchange = Exchange(self._mailbox)
         place = place_of(self._storage)
@@ -80,7 +85,8 @@ class RayTrainGroup:
                 storage_path=place.path,
                 storage_filesystem=place.filesystem if "://" in self._storage else None,
                 failure_config=FailureConfig(
-                    max_failures=self.spec.failures, controller_failure_limit=1
+                    max_failures=self.spec.failures,
+                    controller_failure_limit=int(self.spec.start_seconds / attempt) - 1,
                 ),
             ),
         )

@@ -212,18 +212,18 @@ class _Loop:
 
     def _backward(self, piece: TensorBatch, is_last: bool) -> Tensor:
         task = self.task
+        weight = piece.global_weight or 1.0  # rows that all weigh nothing teach nothing
         with nullcontext() if is_last else unsynced(task.replica):
-            # A batch whose rows all weigh nothing teaches nothing.
             loss = task.loss_sum(self._outputs(piece), piece.target, piece.weights)
-            share = loss / (piece.global_weight or 1.0)
             # Data parallelism averages gradients over ranks; the global mean needs their sum.
-            (share * self.world.size).backward()  # type: ignore[no-untyped-call]
-        return share.detach()
+            (loss * (self.world.size / weight)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach() / weight
 
     def _outputs(self, piece: TensorBatch) -> Tensor:
         task = self.task
         task.randomness.set(self.step, piece.rows)
-        with torch.autocast(self.device, torch.bfloat16, enabled=task.precision == "bfloat16"):
+        is_exact = task.precision == "float32"
+        with nullcontext() if is_exact else torch.autocast(self.device, torch.bfloat16):
             outputs: Tensor = task.replica(piece.numbers, piece.categories)
         return outputs
 

@@ -27,7 +27,7 @@ def loss_sum(spec: LossSpec, task: str) -> LossSum:
     if name == "focal":
         name = f"{task}_focal"
     loss = partial(LOSSES[name], spec)
-    return lambda outputs, targets, weights: (loss(outputs.float(), targets) * weights).sum()
+    return lambda outputs, targets, weights: loss(outputs.float(), targets) @ weights
 
 
 def _mse(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -54,8 +54,10 @@ def _poisson(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _binary(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
-    smooth = targets.float() * (1 - spec.label_smoothing) + spec.label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(outputs[:, 0], smooth, reduction="none")
+    wanted = targets.to(outputs.dtype)
+    if spec.label_smoothing:
+        wanted = wanted * (1 - spec.label_smoothing) + spec.label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
 
 
 def _cross_entropy(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from heliostat.models.randomness import Randomness
 from heliostat.parallel.apply import load_whole, parallelized
 from heliostat.parallel.world import Degrees, World
 from heliostat.spec.model import NetworkModel
+from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.artifact import save_model
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.checkpoint import Checkpoints
@@ -40,6 +41,7 @@ def train_network(
     """Train, keep the best weights if the job stops early, score, and publish the model."""
     spec = assignment.spec
     assert isinstance(spec.model, NetworkModel)
+    keep_freed_memory()
     torch.set_num_threads(max(1, int(spec.scale.resources.cpu)))
     device = _device(spec.scale.resources.gpu)
     torch.manual_seed(spec.seed)

@@ -9,6 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog import load_catalog
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestContent,
+    ManifestWriterV2,
+)
+from pyiceberg.typedef import Record
 from pyiceberg.types import StringType
 from pyiceberg.utils.config import Config
 
@@ -84,13 +92,19 @@ def test_a_delta_table_in_an_object_store(s3_store, monkeypatch):
         read_catalog("s3://bucket/delta")
 
 
-def test_an_iceberg_table_is_read_at_its_snapshot(tmp_path, monkeypatch):
+@pytest.fixture
+def iceberg_table(tmp_path, monkeypatch):
+    """An empty Iceberg table, `local.ml.t`, in a catalog of its own."""
     monkeypatch.setenv("PYICEBERG_CATALOG__LOCAL__URI", f"sqlite:///{tmp_path}/catalog.db")
     monkeypatch.setenv("PYICEBERG_CATALOG__LOCAL__WAREHOUSE", f"file://{tmp_path}/warehouse")
     monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # it was read at import
     catalog = load_catalog("local")
     catalog.create_namespace("ml")
-    table = catalog.create_table("ml.t", FIRST.schema)
+    return catalog.create_table("ml.t", FIRST.schema)
+
+
+def test_an_iceberg_table_is_read_at_its_snapshot(iceberg_table):
+    table = iceberg_table
     table.append(FIRST)
     first = table.current_snapshot().snapshot_id
     with table.update_schema() as update:
@@ -114,6 +128,31 @@ def test_an_iceberg_table_is_read_at_its_snapshot(tmp_path, monkeypatch):
         update.rename_column("word", "b")
         update.add_column("d", StringType())
     assert rows_of(IcebergSource(iceberg=name))[0]["d"] is None
+
+
+def test_rows_deleted_by_an_iceberg_delete_file_are_not_read_as_if_they_were_there(
+    iceberg_table, tmp_path, monkeypatch
+):
+    """PyIceberg itself writes none: the delete file and its manifest are made by hand."""
+    table = iceberg_table
+    table.append(FIRST)
+    data = next(iter(table.scan().plan_files())).file
+    deletes = tmp_path / "deletes.parquet"
+    pq.write_table(
+        pa.table({"file_path": [data.file_path], "pos": pa.array([0], pa.int64())}), deletes
+    )
+    entry = DataFile.from_args(
+        _table_format_version=2, content=DataFileContent.POSITION_DELETES, file_path=str(deletes),
+        file_format=FileFormat.PARQUET, partition=Record(), record_count=1,
+        file_size_in_bytes=deletes.stat().st_size,
+    )  # fmt: skip
+    entry.spec_id = table.spec().spec_id
+    with monkeypatch.context() as patched:
+        patched.setattr(ManifestWriterV2, "content", lambda self: ManifestContent.DELETES)
+        with table.transaction() as change, change.update_snapshot().fast_append() as append:
+            append.append_data_file(entry)
+    with pytest.raises(DataError, match="has rows deleted by delete files.*rewrite_data_files"):
+        read_catalog(IcebergSource(iceberg="local.ml.t"))
 
 
 def test_sides_from_sources_of_their_own(table, tmp_path, monkeypatch):

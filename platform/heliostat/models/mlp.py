@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from heliostat.models.norm import GlobalBatchNorm
 from heliostat.models.predictor import Shape
 from heliostat.models.randomness import HashDropout, Randomness
+from heliostat.plan.size import embedding_width
 from heliostat.spec.model import MlpModel
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
@@ -49,11 +49,6 @@ class TokenEmbeddings(nn.Module):
         """[rows, tokens] codes to [rows, width]."""
         total: Tensor = self.table(tokens).sum(1)
         return total / (tokens > 0).sum(1, keepdim=True).clamp(min=1)
-
-
-def embedding_width(cardinality: int) -> int:
-    """1.6 x cardinality^0.56, at most 50 (fastai's rule for tabular data)."""
-    return min(50, math.ceil(1.6 * float(cardinality) ** 0.56))
 
 
 class Residual(nn.Module):

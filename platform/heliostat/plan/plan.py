@@ -15,6 +15,7 @@ from heliostat.plan.checks import consistency_problems
 from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
 from heliostat.plan.counts import SIDES, SplitCounts, planned_counts
 from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
+from heliostat.plan.size import NetworkSize, network_size
 from heliostat.plan.space import Configuration, configurations, corner_settings, rungs
 from heliostat.plan.stream import DATA_CPUS, SAMPLE_ROWS
 from heliostat.spec.data import DataSpec, Source, SourceSplit
@@ -61,6 +62,7 @@ class Plan:
     world: World
     batches: Batches | None
     memory: MemoryNeed
+    size: NetworkSize | None
     trials: tuple[Configuration, ...]
     rungs: tuple[int, ...]
     notes: tuple[str, ...]
@@ -111,6 +113,7 @@ class Plan:
             "objective": {"metric": spec.objective_metric, "goal": spec.objective_goal},
             "trials": len(self.trials),
             "rungs": list(self.rungs),
+            "model": asdict(self.size) if self.size else None,
             "needs": {
                 "cpus": self.cpus,
                 "data_cpus": self.data_cpus,
@@ -152,6 +155,7 @@ def plan_job(job: Job) -> Plan:
         world=_world(job),
         batches=_batches(job, counts),
         memory=memory,
+        size=network_size(spec, columns),
         trials=_trials(job, catalog, columns),
         rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
         notes=(*_notes(catalog, columns), *_stream_notes(spec.data)),

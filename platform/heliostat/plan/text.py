@@ -8,6 +8,7 @@ from typing import get_args
 from heliostat.plan.inputs import InputKind
 from heliostat.plan.memory import format_bytes
 from heliostat.plan.plan import Plan
+from heliostat.plan.size import NetworkSize
 
 KEY_WIDTH = 10
 
@@ -26,6 +27,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "data", _source(plan)
     yield "columns", _columns(plan)
     yield "split", _split(plan)
+    if plan.size is not None:
+        yield "model", _size(plan, plan.size)
     yield "world", _world(plan)
     yield from _length(plan)
     if spec.tune is not None:
@@ -45,6 +48,19 @@ def _source(plan: Plan) -> str:
         f"{len(catalog.files)} files, {len(catalog.row_groups)} row groups, "
         f"{catalog.num_rows:,} rows, {format_bytes(catalog.num_bytes)}; "
         f"digest {catalog.digest[:12]}"
+    )
+
+
+def _size(plan: Plan, size: NetworkSize) -> str:
+    train, degrees = plan.job.spec.train, plan.world
+    bound = "" if size.exact else "at least "
+    cuts = degrees.shard * degrees.tensor
+    state = format_bytes(size.state_bytes(train.optimizer.name) / cuts)
+    share = f" a worker, cut over {cuts}" if cuts > 1 else ""
+    flops = size.flops_per_row * train.batch_size
+    return (
+        f"{bound}{size.parameters:,} parameters, {state} with gradients and optimizer{share}; "
+        f"{flops / 1e9:,.3g} GFLOP a step"
     )
 
 

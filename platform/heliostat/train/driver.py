@@ -110,7 +110,8 @@ class _Driver:
             reason = f" ({poll.error})" if poll.error else ""
             told = f"a worker was lost{reason}; the workers start again"
             if poll.size is not None:
-                told = f"the workers start again, as the cluster has changed: now {poll.size}"
+                cause = told if reason else "the cluster has changed; the workers start again"
+                told = f"{cause}, now {poll.size}"
             self.sink.note(f"{told}, restart {poll.restarts}")
         for _, event, when in poll.messages:
             if isinstance(event, Stuck):

@@ -1,0 +1,45 @@
+"""The plan's formulas against the networks themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from heliostat.models.network import build_network
+from heliostat.models.predictor import Shape
+from heliostat.models.randomness import Randomness
+from tests.data.packing import plan_of
+
+NUMBERS = "x: {type: number, indicator: true}, z: number, count: number"
+MODELS = [
+    "{kind: mlp, hidden: [24, 16], norm: layer}",
+    "{kind: mlp, hidden: [24, 24], norm: batch, residual: true}",
+    "{kind: mlp, hidden: [8], norm: none}",
+    "{kind: tabular_transformer, d_model: 16, nhead: 2, num_layers: 3, dim_feedforward: 24}",
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_parameters_and_flops_are_those_of_the_network(make_job, table, model):
+    features = f"{{{NUMBERS}, color: {{type: category, buckets: 8}}}}"
+    data = f"data: {{source: {table}, target: late, task: binary, features: {features}}}"
+    plan = plan_of(make_job(data=data, model=f"model: {model}", train="train: {batch_size: 64}"))
+    module = build_network(plan.job.spec.model, Shape(4, (10,), 1, "binary"), Randomness(), None)
+    assert plan.size.exact
+    assert plan.size.parameters == sum(p.numel() for p in module.parameters())
+    # The fused attention of the CPU is not counted; plain matrix products are.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, plain, torch.no_grad():
+        module(torch.randn(64, 4), torch.zeros(64, 1, dtype=torch.int64))
+    assert plan.size.flops_per_row * 64 == 3 * counter.get_total_flops()
+
+
+def test_what_the_data_must_tell_makes_a_lower_bound(make_job, heliostat):
+    job = make_job(model=f"model: {MODELS[0]}", train="train: {batch_size: 64}")
+    assert not plan_of(job).size.exact
+    told = heliostat(
+        "plan", job, "--set", "scale.workers=2", "--set", "scale.parallel.shard=2"
+    ).stdout
+    assert "model     at least 593 parameters, " in told and "a worker, cut over 2" in told

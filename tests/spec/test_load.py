@@ -69,6 +69,15 @@ def test_model_variants(tmp_path, model, sentence):
     assert sentence in problem
 
 
+def test_of_a_value_with_two_forms_only_the_one_that_was_written_is_told(tmp_path):
+    text = job_text(Path("a"), scale="scale: {workers: {min: 3, max: 2}}")
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.endswith("scale.workers: min = 3 is more than max = 2")
+    text = job_text(Path("a"), train="train: {rounds: 4, loss: {name: focal, gama: 2}}")
+    (problem,) = problems_of(tmp_path, text)
+    assert "train.loss.gama: unknown key; did you mean `gamma`?" in problem
+
+
 def test_duplicate_keys_tags_and_broken_yaml(tmp_path):
     assert "key `name` stands here twice" in problems_of(tmp_path, "name: a\nname: b\n")[0]
     assert "tag" in problems_of(tmp_path, "name: !!python/object:os.system x\n")[0]

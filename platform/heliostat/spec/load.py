@@ -19,6 +19,7 @@ from heliostat.spec.site import SiteSpec
 from heliostat.spec.yaml import Document, KeyPath, Place, parse_file, parse_scalar
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
+SCALAR_TYPES = ("int_type", "float_type", "string_type", "literal_error")
 PATH_KEYS: tuple[KeyPath, ...] = (
     ("data", "source"),
     ("data", "source", "delta"),
@@ -106,7 +107,8 @@ def validate(
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = [_problem(model, value, places, detail) for detail in error.errors()]
+        details = [detail for detail in error.errors() if not _is_other_form(detail)]
+        problems = [_problem(model, value, places, detail) for detail in details or error.errors()]
         raise SpecError(list(dict.fromkeys(problems))) from None
 
 
@@ -207,12 +209,18 @@ def _tag_problem(place: str, name: str, detail: Any) -> Problem:
     return Problem(place, f"{name}: `{tag}` is not known", hint)
 
 
+def _is_other_form(detail: Any) -> bool:
+    """Whether a mapping only fails to be the plain value that might stand in its place."""
+    return isinstance(detail["input"], Mapping) and detail["type"] in SCALAR_TYPES
+
+
 def _real_path(value: Any, location: Sequence[str | int]) -> KeyPath:
     """The key path of a pydantic location: without the tags of unions and types."""
     path: list[str | int] = []
     for i, part in enumerate(location):
         if isinstance(value, Mapping) and isinstance(part, str):
             is_tag = part not in value and i + 1 < len(location)
+            is_tag = is_tag or part.startswith("function-")  # a check of a whole variant
             is_tag = is_tag or part in (value.get("kind"), value.get("method"), value.get("type"))
             if is_tag and part not in value:
                 continue

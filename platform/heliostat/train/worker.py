@@ -13,7 +13,7 @@ from heliostat.train.job import train_events
 from heliostat.train.watchdog import Watchdog
 
 COLLECTIVE_TIMEOUT_SECONDS = 180.0
-STUCK_SHARE = 0.7  # of `limits.stall_minutes`: after it, a rank says where it stands
+STUCK_SHARE = 0.5  # of `limits.stall_minutes`: after it, a rank says where it stands
 
 
 def train_worker(assignment: Assignment, seat: Seat) -> None:

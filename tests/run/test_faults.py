@@ -231,12 +231,12 @@ def test_a_worker_that_hangs_ends_the_run_with_a_sentence(place, heliostat):
     (folder / "net.py").write_text(HANGING)
     settings = [
         f"code={{path: {folder}}}", "model={kind: custom, class: 'net:Net'}",
-        "limits.stall_minutes=0.05",
+        "limits.stall_minutes=0.2",  # longer than a worker needs to start
     ]  # fmt: skip
     arguments = [part for setting in settings for part in ("--set", setting)]
     done = heliostat("run", place(1), "--id", "hangs", *arguments)
     assert done.returncode == 5, done.stderr
-    assert "nothing has moved for 0.05 minutes (`limits.stall_minutes`)" in done.stderr
+    assert "nothing has moved for 0.2 minutes (`limits.stall_minutes`)" in done.stderr
     assert re.search(
         r"rank 0 has not moved for \d s; it stands at\n.*net\.py:\d+ in forward", done.stderr, re.S
     )

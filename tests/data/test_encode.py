@@ -143,15 +143,15 @@ def test_any_world_sees_the_same_global_batches_from_any_cursor(tmp_path, monkey
         return [next(source) for _ in range(count)]
 
     alone = batches(0, 0, 1, 15)
-    assert [len(b.rows) for b in alone] == ([32] * 6 + [3]) * 2 + [32]
+    assert [len(b.own.rows) for b in alone] == ([32] * 6 + [3]) * 2 + [32]
     for world in (2, 3, 5):
         ranks = [batches(4, rank, world, 9) for rank in range(world)]
         for step in range(9):
             whole, parts = alone[step + 4], [rank[step] for rank in ranks]
-            assert np.array_equal(np.concatenate([p.rows for p in parts]), whole.rows)
-            joined = np.concatenate([p.inputs.numbers for p in parts])
-            assert np.array_equal(joined, whole.inputs.numbers)
-            assert {p.global_rows for p in parts} == {len(whole.rows)}
+            assert np.array_equal(np.concatenate([p.own.rows for p in parts]), whole.own.rows)
+            joined = np.concatenate([p.own.inputs.numbers for p in parts])
+            assert np.array_equal(joined, whole.own.inputs.numbers)
+            assert {p.global_rows for p in parts} == {len(whole.own.rows)}
 
 
 def test_outliers_are_clipped_to_quantiles_and_missing_values_marked(source, tmp_path, monkeypatch):
@@ -218,5 +218,5 @@ def test_a_row_weighs_its_column_times_its_class(source, tmp_path, monkeypatch, 
     for size in (1, 2, 3):
         ranks = [EpochBatches(reader, np.arange(N), 64, 5, r, size) for r in range(size)]
         for batches in zip(*(islice(rank(0), 4) for rank in ranks), strict=True):
-            total = sum(batch.weights.sum(dtype=float) for batch in batches)
+            total = sum(batch.own.weights.sum(dtype=float) for batch in batches)
             assert all(b.global_weight == pytest.approx(total, rel=1e-6) for b in batches)

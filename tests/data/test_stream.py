@@ -116,8 +116,8 @@ def test_any_number_of_ranks_sees_the_same_batches_from_any_cursor(
     assert num_train + held_out + sum(facts.dropped.values()) == plan.catalog.num_rows
     per_epoch = -(-num_train // batch_size)
     whole = list(batches(0, 1, 2 * per_epoch)(0))
-    rows = [np.concatenate([b.rows for b in whole[:per_epoch]])]
-    rows.append(np.concatenate([b.rows for b in whole[per_epoch:]]))
+    rows = [np.concatenate([b.own.rows for b in whole[:per_epoch]])]
+    rows.append(np.concatenate([b.own.rows for b in whole[per_epoch:]]))
     for epoch in rows:
         assert len(np.unique(epoch)) == len(epoch) == num_train
     assert num_train < 3 or not np.array_equal(*rows)
@@ -126,12 +126,14 @@ def test_any_number_of_ranks_sees_the_same_batches_from_any_cursor(
         ranks = [list(batches(r, size, 2 * per_epoch)(first)) for r in range(size)]
         for step, parts in enumerate(zip(*ranks, strict=True)):
             expected = whole[first + step]
-            np.testing.assert_array_equal(np.concatenate([p.rows for p in parts]), expected.rows)
-            numbers = np.concatenate([p.inputs.numbers for p in parts])
-            np.testing.assert_array_equal(numbers, expected.inputs.numbers)
-            total = sum(float(p.weights.sum()) for p in parts)
+            np.testing.assert_array_equal(
+                np.concatenate([p.own.rows for p in parts]), expected.own.rows
+            )
+            numbers = np.concatenate([p.own.inputs.numbers for p in parts])
+            np.testing.assert_array_equal(numbers, expected.own.inputs.numbers)
+            total = sum(float(p.own.weights.sum()) for p in parts)
             for part in parts:
-                assert part.global_rows == len(expected.rows)
+                assert part.global_rows == len(expected.own.rows)
                 assert part.global_weight == pytest.approx(total)
 
 

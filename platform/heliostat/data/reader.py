@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,18 +20,52 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One rank's slice of a global batch.
-
-    `target` is a class code (int64) or a scaled number (float32); `rows` names each row for
-    stateless randomness; `global_rows` and `global_weight` are those of the whole batch, over
-    all ranks.
+class EncodedRows:
+    """Rows as a network takes them. `target` is a class code (int64) or a scaled number (float32);
+    `rows` names each row for stateless randomness.
     """
 
     inputs: Inputs
     target: npt.NDArray[Any]
     rows: Rows
     weights: npt.NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedRows]) -> EncodedRows:
+        """The rows of all parts, one after the other."""
+        return EncodedRows(
+            Inputs(
+                np.concatenate([part.inputs.numbers for part in parts]),
+                np.concatenate([part.inputs.categories for part in parts]),
+            ),
+            np.concatenate([part.target for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
+
+    def take(self, places: Rows) -> EncodedRows:
+        """Copies of some rows, in their order."""
+        return EncodedRows(
+            self.inputs.take(places), self.target[places], self.rows[places], self.weights[places]
+        )
+
+    def slice(self, start: int, stop: int) -> EncodedRows:
+        """A view of consecutive rows."""
+        return EncodedRows(
+            self.inputs.slice(start, stop),
+            self.target[start:stop],
+            self.rows[start:stop],
+            self.weights[start:stop],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's slice of a global batch; `global_rows` and `global_weight` are those of the whole
+    batch, over all ranks.
+    """
+
+    own: EncodedRows
     global_rows: int
     global_weight: float
 
@@ -56,6 +90,11 @@ class RowReader:
         """Whether rows count differently."""
         target = self.encoder.target
         return target.weight is not None or bool(target.class_weights)
+
+    def encoded(self, rows: Rows, names: Rows) -> EncodedRows:
+        """All of `rows` that a network takes; `names` are what the rows are called."""
+        weights = self.weights(rows).astype(np.float32)
+        return EncodedRows(self.inputs(rows), self.scaled_targets(rows), names, weights)
 
     def inputs(self, rows: Rows) -> Inputs:
         """Encoded inputs of `rows`, in their order; fast where long runs of them ascend."""
@@ -171,13 +210,12 @@ class EpochBatches:
             for start, own in zip(starts, slices, strict=True)
         ]
         rows, places = self._stored_order(order, begin, end, np.concatenate(wanted))
-        inputs, targets = self.reader.inputs(rows), self.reader.scaled_targets(rows)
-        weights = self.reader.weights(rows).astype(np.float32)
+        read = self.reader.encoded(rows, rows)
         totals = self._total_weights(order, begin, sizes)
         at = 0
         for size, total, own in zip(sizes, totals, slices, strict=True):
             mine = places[at : at + own.stop - own.start]
-            yield Batch(inputs.take(mine), targets[mine], rows[mine], weights[mine], size, total)
+            yield Batch(read.take(mine), size, total)
             at += own.stop - own.start
 
     def _stored_order(

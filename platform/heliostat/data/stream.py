@@ -9,6 +9,7 @@ number of them. The pipeline's tasks run on CPUs of their own, which no trainer 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pickle
 from collections.abc import Iterator
@@ -16,17 +17,16 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from heliostat.data.encode import Inputs
-from heliostat.data.reader import Batch, rank_slice
+from heliostat.data.reader import Batch, EncodedRows, rank_slice
 from heliostat.data.windows import Slice, Window, WindowReader
 from heliostat.errors import DataError, PlacementError, Problem
 from heliostat.parallel.world import World, broadcast
 from heliostat.plan.stream import DATA_CPUS
 
 WINDOWS_PER_PIPELINE = 256
-ARRAYS = ("numbers", "categories", "target", "rows", "weights", "batches", "counts", "totals")
+DAMAGED = -1  # in place of a window's number: the payload says what is wrong with it
 
 
 class StreamBatches:
@@ -56,6 +56,7 @@ class StreamBatches:
         with _DataCpus(self.world, self.patience_seconds) as cpus:
             while some := list(islice(windows, WINDOWS_PER_PIPELINE)):
                 share = _share(self.reader, some, cpus) if self.world.leads else b""
+                # Handles of Ray's actors, from our own first rank: nothing that was stored.
                 mine = pickle.loads(broadcast(self.world, share))[self.world.rank]
                 for window, row in zip(some, _rows(mine), strict=True):
                     yield window, _slice_of(row, window, self.world.rank)
@@ -78,8 +79,8 @@ class _Unread:
 
     def until(
         self, epoch: int, position: int, batch: int, count: int
-    ) -> list[tuple[Slice, slice, float]]:
-        """Where the `count` rows of a batch lie, which ends at `position` of the epoch; with the
+    ) -> list[tuple[EncodedRows, float]]:
+        """The `count` rows of a batch, which ends at `position` of the epoch, in parts; with the
         weight that each slice tells of it.
         """
         while self._epoch != epoch or self._covered < position:
@@ -89,28 +90,22 @@ class _Unread:
                 self._parts = []
             self._epoch, self._covered = window.epoch, window.stop
             self._parts.append((skipped, part))
-        found, left = [], []
+        found: list[tuple[EncodedRows, float]] = []
+        left: list[tuple[int, Slice]] = []
         for taken, part in self._parts:
             place = np.flatnonzero(part.batches == batch)
             own = int(part.counts[place].sum())
-            found.append((part, slice(taken, taken + own), float(part.totals[place].sum())))
+            found.append((part.own.slice(taken, taken + own), float(part.totals[place].sum())))
             if part.batches[-1] > batch:
                 left.append((taken + own, part))
         self._parts = left
-        assert sum(place.stop - place.start for _, place, _ in found) == count
+        assert sum(len(rows.rows) for rows, _ in found) == count
         return found
 
 
-def _batch(found: list[tuple[Slice, slice, float]], size: int) -> Batch:
-    def joined(name: str) -> npt.NDArray[Any]:
-        return np.concatenate([getattr(part, name)[place] for part, place, _ in found])
-
-    inputs = Inputs(
-        np.concatenate([part.inputs.numbers[place] for part, place, _ in found]),
-        np.concatenate([part.inputs.categories[place] for part, place, _ in found]),
-    )
-    total = sum(weight for _, _, weight in found)
-    return Batch(inputs, joined("target"), joined("rows"), joined("weights"), size, total)
+def _batch(found: list[tuple[EncodedRows, float]], size: int) -> Batch:
+    own = EncodedRows.joined([rows for rows, _ in found])
+    return Batch(own, size, sum(weight for _, weight in found))
 
 
 class _DataCpus:
@@ -127,6 +122,7 @@ class _DataCpus:
             return None
         self._group = placement_group([{"CPU": 1}] * DATA_CPUS)
         if not self._group.wait(self.patience_seconds):
+            self.__exit__()
             total, free = ray.cluster_resources(), ray.available_resources()
             raise PlacementError(
                 f"no CPU is free to stream the data after {self.patience_seconds / 60:g} minutes "
@@ -158,9 +154,10 @@ def _share(reader: WindowReader, windows: list[Window], cpus: Any) -> bytes:
     held = ray.put(reader)
 
     def cut(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from _cut(ray.get(held), pickle.loads(row["window"]))
+        own: WindowReader = ray.get(held)
+        yield from _cut(own, own.order.windows(row["epoch"])[row["window"]])
 
-    items = [{"window": pickle.dumps(window)} for window in windows]
+    items = [{"epoch": window.epoch, "window": window.index} for window in windows]
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(
             cut,
@@ -181,15 +178,19 @@ def _cut(reader: WindowReader, window: Window) -> Iterator[dict[str, Any]]:
             yield {"rank": rank, "epoch": window.epoch, "window": window.index} | _packed(part)
     except DataError as error:
         first = error.problems[0]
-        told = np.frombuffer(pickle.dumps((first.place, first.message)), np.uint8)
+        told = json.dumps([first.place, first.message, first.hint]).encode()
         for rank in range(reader.world_size):
-            yield {"rank": rank, "epoch": window.epoch, "window": -1, "payload": told.tobytes()}
+            yield {"rank": rank, "epoch": window.epoch, "window": DAMAGED, "payload": told}
 
 
 def _packed(part: Slice) -> dict[str, bytes]:
     sink = io.BytesIO()
-    arrays = {"numbers": part.inputs.numbers, "categories": part.inputs.categories}
-    np.savez(sink, **(arrays | {name: getattr(part, name) for name in ARRAYS[2:]}))
+    own = part.own
+    np.savez(
+        sink, numbers=own.inputs.numbers, categories=own.inputs.categories, target=own.target,
+        rows=own.rows, weights=own.weights, batches=part.batches, counts=part.counts,
+        totals=part.totals,
+    )  # fmt: skip
     return {"payload": sink.getvalue()}
 
 
@@ -199,10 +200,11 @@ def _rows(iterator: Any) -> Iterator[dict[str, Any]]:
 
 
 def _slice_of(row: dict[str, Any], window: Window, rank: int) -> Slice:
-    if row["window"] < 0:
-        raise DataError(Problem(*pickle.loads(row["payload"])))
+    if row["window"] == DAMAGED:
+        raise DataError(Problem(*json.loads(row["payload"])))
     if (row["rank"], row["epoch"], row["window"]) != (rank, window.epoch, window.index):
         raise RuntimeError(f"Ray Data gave rank {rank} the slice {row}, not that of {window}")
     arrays = np.load(io.BytesIO(row["payload"]))
-    values = [arrays[name] for name in ARRAYS]
-    return Slice(Inputs(values[0], values[1]), *values[2:])
+    inputs = Inputs(arrays["numbers"], arrays["categories"])
+    own = EncodedRows(inputs, arrays["target"], arrays["rows"], arrays["weights"])
+    return Slice(own, arrays["batches"], arrays["counts"], arrays["totals"])

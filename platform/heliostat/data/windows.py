@@ -11,18 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from heliostat.catalog.read import read_groups
-from heliostat.data.encode import Encoder, Inputs
+from heliostat.data.encode import Encoder
 from heliostat.data.hashing import key_of, permutation
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.prepared import Prepared, StreamFacts
-from heliostat.data.reader import RowReader
+from heliostat.data.reader import EncodedRows, RowReader
 from heliostat.data.sieve import Sieve
 from heliostat.data.times import TRAIN
 from heliostat.errors import DataError, Problem
@@ -43,9 +42,9 @@ class Window:
     stop: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowOrder:
-    """The windows of every epoch."""
+    """The windows of every epoch. One is another only if it is the same object."""
 
     facts: StreamFacts
     seed: int
@@ -58,9 +57,6 @@ class WindowOrder:
     def windows(self, epoch: int) -> tuple[Window, ...]:
         """The windows of an epoch, in order."""
         return _windows(self, epoch)
-
-    def __hash__(self) -> int:
-        return id(self.facts)
 
 
 @lru_cache(maxsize=4)
@@ -86,10 +82,7 @@ class Slice:
     `totals` what the rows of all ranks weigh together.
     """
 
-    inputs: Inputs
-    target: npt.NDArray[Any]
-    rows: Rows
-    weights: npt.NDArray[np.float32]
+    own: EncodedRows
     batches: Rows
     counts: Rows
     totals: npt.NDArray[np.float64]
@@ -111,19 +104,15 @@ class WindowReader:
         Raises:
             DataError: a page is damaged, or the source changed since it was looked at.
         """
-        inputs, target, rows, weights = self._shuffled(window)
+        read = self._shuffled(window)
         positions = np.arange(window.start, window.stop)
         numbers = positions // self.batch_size
         batches, firsts = np.unique(numbers, return_index=True)
-        totals = np.add.reduceat(weights.astype(np.float64), firsts)
+        totals = np.add.reduceat(read.weights.astype(np.float64), firsts)
         for rank in range(self.world_size):
             mine = self._of_rank(positions, numbers, rank)
             counts = np.bincount(numbers[mine] - batches[0], minlength=len(batches))
-            chosen = np.flatnonzero(mine)
-            yield Slice(
-                inputs.take(chosen), target[chosen], rows[chosen], weights[chosen],
-                batches, counts, totals,
-            )  # fmt: skip
+            yield Slice(read.take(np.flatnonzero(mine)), batches, counts, totals)
 
     def _of_rank(self, positions: Rows, numbers: Rows, rank: int) -> npt.NDArray[np.bool_]:
         """Which positions lie in the rank's slice of their batch."""
@@ -134,21 +123,12 @@ class WindowReader:
         mine: npt.NDArray[np.bool_] = (place >= first) & (place < last)
         return mine
 
-    def _shuffled(self, window: Window) -> tuple[Inputs, Any, Rows, npt.NDArray[np.float32]]:
-        parts = [self._group(number) for number in window.groups]
-        shuffle = permutation(
-            key_of("rows", self.order.seed, window.epoch, window.index), window.stop - window.start
-        )
-        inputs = Inputs(
-            np.concatenate([part[0].numbers for part in parts]),
-            np.concatenate([part[0].categories for part in parts]),
-        ).take(shuffle)
-        target, rows, weights = (
-            np.concatenate([part[i] for part in parts])[shuffle] for i in (1, 2, 3)
-        )
-        return inputs, target, rows, weights
+    def _shuffled(self, window: Window) -> EncodedRows:
+        key = key_of("rows", self.order.seed, window.epoch, window.index)
+        read = EncodedRows.joined([self._group(number) for number in window.groups])
+        return read.take(permutation(key, window.stop - window.start))
 
-    def _group(self, number: int) -> tuple[Inputs, Any, Rows, npt.NDArray[np.float32]]:
+    def _group(self, number: int) -> EncodedRows:
         """The training rows of a row group, encoded; each named by its place in the source."""
         facts, columns = self.order.facts, self.sieve.columns.packed
         group = facts.groups[number]
@@ -165,16 +145,15 @@ class WindowReader:
             place = f"{group.location}, row group {group.index}"
             message = f"gives {found:,} training rows, {facts.train_rows[number]:,} before"
             raise DataError(Problem(place, message, "did it change? Run again"))
+        names_of_rows = np.concatenate(chosen) - group.first_row + self._first_row(number)
         reader = RowReader(_in_memory(tables, columns), self.encoder)
-        every = np.arange(found)
-        target = reader.scaled_targets(every)
-        if self.encoder.target.classes and (target < 0).any():
+        read = reader.encoded(np.arange(found), names_of_rows)
+        if self.encoder.target.classes and (read.target < 0).any():
             name = self.encoder.target.name
             message = f"holds a class of `{name}` that no sampled training row has"
             remedy = "drop the rare classes, or write `ingest: prepared`"
             raise DataError(Problem(group.location, message, remedy))
-        rows = np.concatenate(chosen) - group.first_row + self._first_row(number)
-        return reader.inputs(every), target, rows, reader.weights(every).astype(np.float32)
+        return read
 
     def _first_row(self, number: int) -> int:
         return int(_first_rows(self.order)[number])

@@ -35,10 +35,12 @@ def stream_problems(job: Job) -> Iterator[Problem]:
             f"one of: {', '.join(METHODS)}; or `ingest: prepared`",
         )
     if getattr(data.split, "folds", None) is not None:
-        yield job.problem("data.split.folds", "read the data again and again", "ingest: prepared")
+        yield job.problem(
+            "data.split.folds", "read the data again and again", "write `ingest: prepared`"
+        )
     if data.clean.duplicates == "drop":
         yield job.problem(
-            "data.clean.duplicates", "are told by looking at all rows", "ingest: prepared"
+            "data.clean.duplicates", "are told by looking at all rows", "write `ingest: prepared`"
         )
 
 

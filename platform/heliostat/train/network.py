@@ -154,11 +154,11 @@ def _batches(assignment: Assignment, data: OpenData, world: World, num_steps: in
 def _tensors(batches: Batches, device: torch.device | str, first: int) -> Iterator[TensorBatch]:
     for batch in batches(first):
         yield TensorBatch(
-            _tensor(batch.inputs.numbers, device),
-            _tensor(batch.inputs.categories, device).long(),
-            _tensor(batch.target, device),
-            _tensor(batch.rows, device),
-            _tensor(batch.weights, device),
+            _tensor(batch.own.inputs.numbers, device),
+            _tensor(batch.own.inputs.categories, device).long(),
+            _tensor(batch.own.target, device),
+            _tensor(batch.own.rows, device),
+            _tensor(batch.own.weights, device),
             batch.global_rows,
             batch.global_weight,
         )

@@ -27,7 +27,7 @@ from heliostat.train.worker import train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec
 
 POLL_SECONDS = 0.05
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)

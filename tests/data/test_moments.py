@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat.data import prepare as prepare_module
+from heliostat.data import statistics as statistics_module
 from heliostat.data import units
-from heliostat.data.moments import Moments, part_moments
+from heliostat.data.fit import fit_encoder
+from heliostat.data.moments import Moments
+from heliostat.data.statistics import gather_statistics
 from heliostat.train import assignment as assignment_module
 from heliostat.train.assignment import Assignment, open_data
 from tests.data.packing import plan_of, prepare_here
@@ -101,10 +104,40 @@ def test_all_folds_cost_one_pass(folded, monkeypatch):
 
     def counted(*arguments):
         passes.append(1)
-        return part_moments(*arguments)
+        return gather_statistics(*arguments)
 
-    monkeypatch.setattr(assignment_module, "part_moments", counted)
+    monkeypatch.setattr(assignment_module, "gather_statistics", counted)
     opened = folded("once", "{method: stratified, folds: 5}")
     for fold in (0, 1, 2, 3, 4, None):
         opened(fold)
-    assert len(passes) == 1  # `median` alone looks at values again
+    assert len(passes) == 1
+
+
+def test_quantiles_of_many_rows_come_from_a_sample_that_no_layout_changes(tmp_path, monkeypatch):
+    rows, most = 60_000, 10_000
+    monkeypatch.setattr(statistics_module, "MOST_EXACT_ROWS", most)
+    monkeypatch.setattr(units, "ROWS_PER_UNIT", 7_000)
+    values = np.random.default_rng(3).lognormal(size=rows).astype(np.float32)
+    found = []
+    for group in (500, 30_000):
+        folder = tmp_path / f"by-{group}"
+        (folder / "data").mkdir(parents=True)
+        table = pa.table({"a": values, "y": np.arange(rows) % 2})
+        pq.write_table(table, folder / "data" / "a.parquet", row_group_size=group)
+        job = folder / "job.yaml"
+        job.write_text(
+            f"name: t\ndata:\n  source: {folder}/data\n  target: y\n  task: binary\n"
+            "  features: {a: {type: number, missing: median, clip: {low: 0.1, high: 0.9}}}\n"
+            "model: {kind: mlp}\n"
+        )
+        plan = plan_of(job)
+        prepared = prepare_here(plan, folder / "prepared", monkeypatch)
+        encoder, touched = fit_encoder(prepared, plan.columns, plan.job.spec, np.arange(rows))
+        found.append(encoder)
+    assert found[0] == found[1]
+    number = found[0].numbers[0]
+    for value, rank in ((number.low, 0.1), (number.fill, 0.5), (number.high, 0.9)):
+        assert abs((values < value).mean() - rank) < 2 / np.sqrt(most)
+        assert value != pytest.approx(np.quantile(values, rank), rel=1e-9)
+    (clipped,) = [count for what, count in touched.items() if "outliers" in what]
+    assert clipped == pytest.approx(0.2 * rows, rel=0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, reduce
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from heliostat.catalog.code import import_from
 from heliostat.data.blocks import raw_column
 from heliostat.data.pack import Packed
-from heliostat.data.prepared import Prepared
 from heliostat.errors import Problem, UserError
 from heliostat.plan.inputs import InputColumn, PackedColumn
 
@@ -33,27 +32,34 @@ class CustomTransform:
     code: str
 
     @classmethod
-    def fit(
-        cls, prepared: Prepared, column: InputColumn, train: Rows, code: str
-    ) -> CustomTransform:
-        """Fit on the rows `train`: a state a shard, merged in row order.
+    def unfitted(cls, column: InputColumn, code: str) -> CustomTransform:
+        """The transform before it has seen a row; the user's own classes lie in `code`."""
+        return cls(column.name, column.class_, column.sources, None, 0, code)
+
+    def learned(self, packed: Packed, rows: Rows) -> Any:
+        """What the class learns from some rows.
 
         Raises:
-            UserError: the class is not there, or something in it fails.
+            UserError: the class is not there, or fails.
         """
-        unfitted = cls(column.name, column.class_, column.sources, None, 0, code)
-        states = []
-        for shard, start, end in prepared.spans():
-            rows = train[np.searchsorted(train, start) : np.searchsorted(train, end)] - start
-            if len(rows):
-                states.append(unfitted._call("fit", unfitted._columns(shard, rows)))
-        state = reduce(lambda one, other: unfitted._call("merge", one, other), states)
+        return self._call("fit", self._columns(packed, rows))
+
+    def merged(self, one: Any, other: Any) -> Any:
+        """What it knows of both, the first rows' knowledge first."""
+        return self._call("merge", one, other)
+
+    def fitted(self, state: Any, packed: Packed) -> CustomTransform:
+        """The transform with what was learned; it is asked for no rows, to see its width.
+
+        Raises:
+            UserError: the state is no JSON value, or `apply` fails.
+        """
         try:
             state = json.loads(json.dumps(state))
         except (TypeError, ValueError) as error:
-            raise unfitted._problem(f"its state is no JSON value: {error}") from error
-        fitted = replace(unfitted, state=state)
-        return replace(fitted, width=fitted.values(prepared.shards[0], np.arange(0)).shape[1])
+            raise self._problem(f"its state is no JSON value: {error}") from error
+        fitted = replace(self, state=state)
+        return replace(fitted, width=fitted.values(packed, np.arange(0)).shape[1])
 
     def values(self, packed: Packed, rows: Rows) -> npt.NDArray[np.float64]:
         """[rows, width]; what is not finite is missing.

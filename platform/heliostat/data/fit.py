@@ -12,7 +12,6 @@ from heliostat.data.custom import CustomTransform
 from heliostat.data.encode import (
     FIRST_VALUE,
     MISSING,
-    TEXT_ROWS_AT_ONCE,
     CategoryTransform,
     Encoder,
     NumberTransform,
@@ -21,9 +20,9 @@ from heliostat.data.encode import (
     TokenTransform,
     bucket_codes,
 )
-from heliostat.data.labels import Kept, value_sizes
-from heliostat.data.moments import Moments, part_moments
+from heliostat.data.moments import Moments
 from heliostat.data.prepared import Prepared
+from heliostat.data.statistics import PLAIN, Statistics, Wanted, gather_statistics
 from heliostat.data.text import load_tokenizer
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
@@ -40,26 +39,27 @@ def fit_encoder(
     columns: Columns,
     spec: JobSpec,
     train: Rows,
-    known: Moments | None = None,
+    known: Statistics | None = None,
     code: str = "",
 ) -> tuple[Encoder, dict[str, int]]:
     """The encoder of a job, fitted on the rows `train`; and in how many of them it changes what,
-    in words. `known` are the moments of all plain numbers in those rows, if known already;
-    the user's own classes lie in the folder `code`.
+    in words. `known` are the statistics of those rows, if known already; the user's own classes
+    lie in the folder `code`.
 
     Raises:
         DataError: a column holds no value in training, or classes do not fit the task.
+        UserError: a class of the user's own fails.
     """
     if known is None:
         labels = _mask(prepared.num_rows, train).astype(np.int16) - np.int16(1)
-        (known,) = part_moments(prepared, labels, 1)
+        known = gather_statistics(prepared, labels, 1, Wanted.by(columns, code)).of([True])
     customs = tuple(
-        CustomTransform.fit(prepared, c, train, code) for c in columns.of_kind("custom")
+        CustomTransform.unfitted(c, code).fitted(known.states[c.name], prepared.shards[0])
+        for c in columns.of_kind("custom")
     )
     numbers = _fit_numbers(prepared, columns, customs, train, known)
-    kept = Kept(prepared, _mask(prepared.num_rows, train))
-    categories = [_fit_category(kept, column) for column in columns.of_kind("category")]
-    texts = tuple(_fit_text(prepared, column, train) for column in columns.of_kind("text"))
+    categories = [_fit_category(known, column) for column in columns.of_kind("category")]
+    texts = tuple(_fit_text(known, column) for column in columns.of_kind("text"))
     used = [
         fitted
         for fitted in (*numbers, *categories)
@@ -78,7 +78,7 @@ def fit_encoder(
     encoder = Encoder(
         tuple(t for t in transforms if isinstance(t, NumberTransform)),
         tuple(t for t in transforms if isinstance(t, CategoryTransform)),
-        _fit_target(kept, columns, spec, train),
+        _fit_target(known, columns, spec),
         texts,
         customs,
         tokens,
@@ -100,11 +100,11 @@ def _fit_numbers(
     columns: Columns,
     customs: tuple[CustomTransform, ...],
     train: Rows,
-    known: Moments,
+    known: Statistics,
 ) -> list[_Fitted]:
     """All that becomes a number; one gather takes the plain ones, which stand together."""
     numbers = [
-        _fit_number(prepared, column, part, train, known)
+        _fit_number(prepared, column, part, known)
         for column in columns.inputs
         if column.kind in ("number", "time", "vector")
         for part in parts_of(column)
@@ -112,7 +112,7 @@ def _fit_numbers(
     for custom, column in zip(customs, columns.of_kind("custom"), strict=True):
         values = _custom_values(prepared, custom, train)
         numbers += [
-            _fit_number(prepared, column, f"custom:{i}", train, known, values[:, i])
+            _fit_number(prepared, column, f"custom:{i}", known, values[:, i])
             for i in range(custom.width)
         ]
     return sorted(numbers, key=lambda fitted: _part(fitted) != "")
@@ -142,25 +142,23 @@ def _fit_number(
     prepared: Prepared,
     column: InputColumn,
     part: str,
-    train: Rows,
-    known: Moments,
+    known: Statistics,
     given: npt.NDArray[np.float64] | None = None,
 ) -> _Fitted:
+    """`given` are all values of a part that the column's own class computes."""
     touched = {}
     low = high = None
-    present = None
-    if part or column.clip_low is not None or column.missing in ("median", "most_frequent"):
-        values = prepared.values(column.name, part)[train] if given is None else given
-        present = values[~np.isnan(values)]
-        if column.clip_low is not None and column.clip_high is not None and len(present):
-            low, high = map(float, np.quantile(present, [column.clip_low, column.clip_high]))
-            clipped = np.clip(present, *np.array([low, high], present.dtype))
-            what = f"{column.name}: outliers clipped to {low:g} .. {high:g} in training"
-            touched[what] = int((clipped != present).sum())
-            present = clipped
-        moments, place = Moments.of(present[:, None]), 0
-    else:
-        moments, place = known, prepared.shards[0].number_names.index(column.name)
+    values = known.sample.get((column.name, part)) if given is None else given
+    present = None if values is None else values[~np.isnan(values)]
+    moments, place = _moments_of(prepared, column, part, known, given)
+    below, above = column.clip_low, column.clip_high
+    if below is not None and above is not None and present is not None and len(present):
+        low, high = map(float, np.quantile(present, [below, above]))
+        clipped = np.clip(present, *np.array([low, high], present.dtype))
+        what = f"{column.name}: outliers clipped to {low:g} .. {high:g} in training"
+        touched[what] = round((clipped != present).sum() * moments.count[place] / len(present))
+        moments, place = _counted_as(moments.count[[place]], Moments.of(clipped[:, None])), 0
+        present = clipped
     count = int(moments.count[place])
     if count == 0:
         raise DataError(
@@ -175,7 +173,7 @@ def _fit_number(
     fill = _fill_value(column, present, mean)
     if fill is not None and column.missing != "drop":
         note = f"{column.name}: missing values filled with {fill:g} in training"
-        touched[note] = len(train) - count
+        touched[note] = known.num_rows - count
     offset, divisor = 0.0, 1.0
     if column.scale == "standard":
         offset, divisor = mean, deviation
@@ -185,8 +183,28 @@ def _fit_number(
         # A constant column becomes zero, not NaN.
         column.name, fill, offset, divisor or 1.0, low, high, column.indicator, part
     )  # fmt: skip
-    constant = least == most and (fill == least or count == len(train))
+    constant = least == most and (fill == least or count == known.num_rows)
     return _Fitted(transform, constant and not column.indicator, touched)
+
+
+def _moments_of(
+    prepared: Prepared,
+    column: InputColumn,
+    part: str,
+    known: Statistics,
+    given: npt.NDArray[np.float64] | None,
+) -> tuple[Moments, int]:
+    """The moments among which the part's are, and at which place."""
+    if given is not None:
+        return Moments.of(given[:, None]), 0
+    if part:
+        return known.moments[column.name], parts_of(column).index(part)
+    return known.moments[PLAIN], prepared.shards[0].number_names.index(column.name)
+
+
+def _counted_as(count: npt.NDArray[np.float64], sampled: Moments) -> Moments:
+    """The moments of a sample as those of `count` values."""
+    return replace(sampled, count=count, squares=sampled.squares * count / sampled.count)
 
 
 def _fill_value(
@@ -212,13 +230,13 @@ def _mask(num_rows: int, rows: Rows) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _fit_category(kept: Kept, column: InputColumn) -> _Fitted:
+def _fit_category(known: Statistics, column: InputColumn) -> _Fitted:
     if column.buckets is not None:
         code = MISSING
         if column.missing == "constant":
             code = int(bucket_codes([str(column.constant)], column.buckets)[0])
         return _Fitted(CategoryTransform(column.name, (), code, column.buckets), False, {})
-    sizes = value_sizes(kept, column.name)
+    sizes = known.values[column.name]
     if len(sizes) > MAX_CATEGORIES:
         raise DataError(
             Problem(
@@ -227,7 +245,7 @@ def _fit_category(kept: Kept, column: InputColumn) -> _Fitted:
                 f"write `{column.name}: {{type: category, buckets: 1048576}}`, or ignore",
             )
         )
-    missing = len(kept) - sum(sizes.values())
+    missing = known.num_rows - sum(sizes.values())
     counts = {value: n for value, n in sizes.items() if n >= column.min_count}
     rare = sum(n for n in sizes.values() if n < column.min_count)
     touched = {
@@ -252,26 +270,20 @@ def _filling(column: InputColumn, counts: dict[str, int]) -> str | None:
     return None
 
 
-def _fit_text(prepared: Prepared, column: InputColumn, train: Rows) -> TextTransform:
+def _fit_text(known: Statistics, column: InputColumn) -> TextTransform:
     """Each bucket's weight: ln((1 + n) / (1 + rows with it)) + 1, as in scikit-learn."""
     assert column.buckets is not None
-    text = TextTransform(column.name, column.max_tokens, (1.0,) * column.buckets)
-    if column.weighting == "count":
-        return text
-    present = np.zeros(column.buckets, np.int64)
-    for shard, start, end in prepared.spans():
-        rows = train[np.searchsorted(train, start) : np.searchsorted(train, end)] - start
-        for at in range(0, len(rows), TEXT_ROWS_AT_ONCE):
-            counts = text.counts(shard.texts[column.name], rows[at : at + TEXT_ROWS_AT_ONCE])
-            present += (counts > 0).sum(0)
-    weights = np.log((1 + len(train)) / (1 + present)) + 1
-    return replace(text, weights=tuple(weights.tolist()))
+    weights = (1.0,) * column.buckets
+    if column.weighting != "count":
+        present = known.buckets[column.name]
+        weights = tuple((np.log((1 + known.num_rows) / (1 + present)) + 1).tolist())
+    return TextTransform(column.name, column.max_tokens, weights)
 
 
-def _fit_target(kept: Kept, columns: Columns, spec: JobSpec, train: Rows) -> TargetTransform:
+def _fit_target(known: Statistics, columns: Columns, spec: JobSpec) -> TargetTransform:
     name = columns.target.name
     if spec.data.task == "regression":
-        moments = Moments.of(kept.prepared.exact(name)[train][:, None])
+        moments = known.moments[name]
         is_count = spec.train.loss.name == "poisson"
         if is_count and moments.low[0] < 0:
             message = f"`{name}` is negative in training: loss `poisson` is for counts"
@@ -280,7 +292,7 @@ def _fit_target(kept: Kept, columns: Columns, spec: JobSpec, train: Rows) -> Tar
             return TargetTransform(name, (), 0.0, 1.0, columns.target_type, (), spec.data.weight)
         offset, scale = float(moments.mean[0]), float(moments.deviation[0]) or 1.0
         return TargetTransform(name, (), offset, scale, columns.target_type, (), spec.data.weight)
-    counts = value_sizes(kept, name)
+    counts = known.values[name]
     classes = _ordered_classes(tuple(counts), spec)
     weights = _class_weights(spec, {name: counts[name] for name in classes})
     return TargetTransform(name, classes, 0.0, 1.0, columns.target_type, weights, spec.data.weight)

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from heliostat.data.pack import Packed
-from heliostat.data.prepared import Prepared
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int16]
@@ -97,31 +93,6 @@ def _corrected(
     )
 
 
-def part_moments(prepared: Prepared, labels: Labels, num_parts: int) -> list[Moments]:
-    """The moments of all plain number columns in each part: rows whose label is 0 to
-    `num_parts` - 1; a negative label is no part. One pass, a shard at a time.
-    """
-    width = prepared.shards[0].numbers.shape[1] if prepared.shards else 0
-    parts = [Moments.nothing(width) for _ in range(num_parts)]
-    with ThreadPoolExecutor(num_threads()) as pool:
-        spans = ((shard, labels[start:end], num_parts) for shard, start, end in prepared.spans())
-        for found in pool.map(_of_shard, *zip(*spans, strict=True)):
-            parts = [part.merge(own) for part, own in zip(parts, found, strict=True)]
-    return parts
-
-
 def num_threads() -> int:
     """How many CPUs this process may keep busy: Ray tells its workers so."""
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-
-
-def _of_shard(shard: Packed, labels: Labels, num_parts: int) -> list[Moments]:
-    """The moments of each part's rows in a shard."""
-    order = np.argsort(labels, kind="stable")
-    bounds = np.searchsorted(labels[order], np.arange(num_parts + 1))
-    found = []
-    for part in range(num_parts):
-        rows = order[bounds[part] : bounds[part + 1]]
-        whole = len(rows) == shard.num_rows
-        found.append(Moments.of(shard.numbers if whole else shard.numbers.take(rows, axis=0)))
-    return found

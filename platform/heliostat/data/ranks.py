@@ -31,8 +31,9 @@ def parts_by_rank(
     cuts, num_parts = _measured(chunks, num_classes, sizes_of)
     for hashes, classes in chunks():
         parts = np.full(len(hashes), num_parts, np.int8)
-        for part in reversed(range(num_parts)):
-            parts[cuts.inside(part, hashes, classes)] = part
+        for part in range(num_parts):
+            if cuts.is_filled(part):  # who is inside one part's end is inside all later ones
+                parts -= cuts.inside(part, hashes, classes)
         yield parts
 
 
@@ -69,9 +70,14 @@ class _Cuts:
     thresholds: Hashes
     ties: Counts
 
+    def is_filled(self, part: int) -> bool:
+        """Whether any row lies before the end of a part."""
+        return bool(self.ties[:, part].any() or self.thresholds[:, part].any())
+
     def inside(self, part: int, hashes: Hashes, classes: Codes) -> npt.NDArray[np.bool_]:
         """Which rows lie before the end of a part; rows come in order."""
-        threshold = self.thresholds[classes, part]
+        one_class = len(self.thresholds) == 1
+        threshold = self.thresholds[0, part] if one_class else self.thresholds[classes, part]
         inside: npt.NDArray[np.bool_] = hashes < threshold
         for row in np.flatnonzero(hashes == threshold).tolist():
             if self.ties[classes[row], part]:
@@ -91,8 +97,8 @@ def _cuts(chunks: Chunks, below: Counts, ends: Counts, bits: int) -> _Cuts:
     wanted = np.zeros(below.shape, bool)
     for label in range(num_classes):
         wanted[label, places[label][ends[label] > 0]] = True
-    close: list[tuple[Hashes, Codes]] = []
-    for hashes, classes in chunks():
+    close: list[tuple[Hashes, Codes]] = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
+    for hashes, classes in chunks() if wanted.any() else ():
         chosen = wanted[classes, _leading(hashes, bits)]
         close.append((hashes[chosen], classes[chosen]))
     near = np.concatenate([hashes for hashes, _ in close])

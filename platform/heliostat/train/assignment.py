@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from heliostat.data.encode import Encoder
 from heliostat.data.fit import fit_encoder
 from heliostat.data.inherit import inherited
-from heliostat.data.moments import Moments, part_moments
 from heliostat.data.prepared import Prepared
 from heliostat.data.reader import RowReader, check_classes
 from heliostat.data.split import SplitRows, split_rows
+from heliostat.data.statistics import Statistics, Wanted, gather_statistics
 from heliostat.models.predictor import Shape
 from heliostat.plan.columns import Columns
 from heliostat.spec.identity import digest_of
@@ -117,16 +117,14 @@ def open_data(assignment: Assignment) -> OpenData:
 
 
 @lru_cache(maxsize=2)
-def _moments(folder: str, carrier: _Unhashed) -> Callable[[int | None], Moments]:
-    """The moments of the training rows of any fold (None: of all), from one pass."""
-    prepared, split = carrier.value
+def _statistics(key: str, carrier: _Unhashed) -> Callable[[int | None], Statistics]:
+    """The statistics of the training rows of any fold (None: of all), from one pass."""
+    prepared, split, wanted = carrier.value
     labels, trains = split.parts(prepared.num_rows)
-    parts = part_moments(prepared, labels, trains.shape[1])
+    parts = gather_statistics(prepared, labels, trains.shape[1], wanted)
 
-    def of_fold(fold: int | None) -> Moments:
-        wanted = [True] * len(parts) if fold is None else trains[fold]
-        chosen = [part for part, own in zip(parts, wanted, strict=True) if own]
-        return reduce(Moments.merge, chosen, Moments.nothing(len(parts[0].count)))
+    def of_fold(fold: int | None) -> Statistics:
+        return parts.of([True] * trains.shape[1] if fold is None else trains[fold].tolist())
 
     return of_fold
 
@@ -150,13 +148,14 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     spec = assignment.spec
     prepared = Prepared.open(as_path(assignment.prepared))
     split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
-    known = _moments(str(split.folder), _Unhashed((prepared, split)))(assignment.fold)
+    code = str(assignment.code_folder or "")
+    wanted = Wanted.by(assignment.columns, code)
+    pass_key = digest_of([str(split.folder), repr(wanted), assignment.code_digest])
+    known = _statistics(pass_key, _Unhashed((prepared, split, wanted)))(assignment.fold)
     if assignment.fold is not None:
         split = split.fold(assignment.fold)
     train = split.sides["train"]
-    encoder, touched = fit_encoder(
-        prepared, assignment.columns, spec, train, known, str(assignment.code_folder or "")
-    )
+    encoder, touched = fit_encoder(prepared, assignment.columns, spec, train, known, code)
     encoder = inherited(encoder, getattr(spec.model, "init_from", None))
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):

@@ -17,6 +17,11 @@ SMALL = {
     "crossval": ["model.max_iter=30"],
     "custom": [],
     "digits": ["model.n_estimators=20"],
+    "language-model": [
+        "train.steps=60",
+        "train.validate_every=60",
+        "data.filter=\"module < 'c'\"",
+    ],
     "mlp": ["train.epochs=1"],
     "quickstart": ["train.rounds=10"],
     "regression": [],
@@ -30,12 +35,16 @@ AT_LEAST = {"accuracy": 0.9, "auc": 0.85}
 def sources(flights, tmp_path_factory):
     sys.path.insert(0, str(ROOT / "jobs"))
     try:
+        from corpus import write_corpus
         from digits import write_digits
     finally:
         sys.path.remove(str(ROOT / "jobs"))
     path = tmp_path_factory.mktemp("digits") / "digits.parquet"
     write_digits(path)
-    return {"digits": str(path), "crossval": str(path)}, str(flights)
+    texts = tmp_path_factory.mktemp("corpus") / "modules.parquet"
+    write_corpus(texts)
+    special = {"digits": path, "crossval": path, "language-model": texts}
+    return {name: str(source) for name, source in special.items()}, str(flights)
 
 
 def source_of(path, sources) -> str:
@@ -46,7 +55,7 @@ def source_of(path, sources) -> str:
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_it_plans(path, sources):
     plan = plan_job(load_job(path, settings=[f"data.source={source_of(path, sources)}"]))
-    assert plan.counts is not None and plan.counts.train > 1000
+    assert plan.counts is not None and plan.counts.train > 500
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -65,6 +74,8 @@ def test_it_runs(path, sources, heliostat, tmp_path_factory, ray_head):
     assert set(result["metrics"]) == {"train", "validation", "test"}
     if metric in AT_LEAST:
         assert result["metrics"]["test"][metric] > AT_LEAST[metric]
+    elif metric == "log_loss":  # bytes drawn alike cost log(257) = 5.5
+        assert result["metrics"]["test"][metric] < 3.0
     else:
         assert result["metrics"]["test"]["r2"] > 0.7
     page = (storage / "runs" / result["run"] / "report.html").read_text()

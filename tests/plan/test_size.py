@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,6 +36,31 @@ def test_parameters_and_flops_are_those_of_the_network(make_job, table, model):
     with FlopCounterMode(display=False) as counter, plain, torch.no_grad():
         module(torch.randn(64, 4), torch.zeros(64, 1, dtype=torch.int64))
     assert plan.size.flops_per_row * 64 == 3 * counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "keys", ["", "tie_word_embeddings: true", "attention_bias: true, vocab_size: 300",
+             "qk_norm: true, head_dim: 12"]
+)  # fmt: skip
+def test_a_language_model_is_as_large_as_planned(make_job, tmp_path, keys):
+    source = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"text": ["a text"] * 30}), source)
+    sizes = "max_tokens: 16, hidden_size: 24, num_attention_heads: 4, num_key_value_heads: 2"
+    plan = plan_of(
+        make_job(
+            data=f"data: {{source: {source}, target: text, task: language}}",
+            model=f"model: {{kind: gpt, {sizes}, {keys}}}",
+            train="train: {batch_size: 2}",
+        )  # fmt: skip
+    )
+    vocabulary = 300 if "vocab_size" in keys else 257
+    shape = Shape(0, (), vocabulary, "language", end=256)
+    module = build_network(plan.job.spec.model, shape, Randomness(), None)
+    assert plan.size.parameters == sum(p.numel() for p in module.parameters())
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, plain, torch.no_grad():
+        module(torch.empty(2, 0), torch.zeros(2, 16, dtype=torch.int64))
+    assert plan.size.flops_per_row * 2 == 3 * counter.get_total_flops()
 
 
 def test_what_the_data_must_tell_makes_a_lower_bound(make_job, heliostat):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
@@ -17,6 +22,8 @@ MODELS = {
     "mlp": "{kind: mlp, hidden: [16, 16], residual: true, dropout: 0.2}",
     "tabular_transformer": "{kind: tabular_transformer, d_model: 16, nhead: 4, dropout: 0.2}",
 }
+GPT = "{kind: gpt, max_tokens: 24, hidden_size: 32, num_attention_heads: 4, num_hidden_layers: 2,"
+GPT += " num_key_value_heads: 2, intermediate_size: 64, dropout: 0.2}"
 # 840 training rows: the last batch has 40.
 TRAIN = "train: {steps: 20, batch_size: 80, validate_every: 10, clip_norm: 1.0,\n"
 TRAIN += "  optimizer: {learning_rate: 0.01}}"
@@ -34,6 +41,22 @@ SHAPES = {
 def parts(model: str, size: int = 1, degrees: dict | None = None, **scale: object) -> dict:
     settings = {"workers": size, "parallel": degrees or {}} | scale
     return {"model": f"model: {MODELS[model]}", "train": TRAIN, "scale": f"scale: {settings}"}
+
+
+def text_parts(folder: Path, size: int = 1, degrees: dict | None = None, **scale: object) -> dict:
+    """A language model of short texts with prompts; the last batch of an epoch is not full."""
+    source = folder / "texts.parquet"
+    if not source.exists():
+        rng = random.Random(5)
+        words = ["sun", "mirror", "field", "tower", "beam", "turns"]
+        asks = [" ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(150)]
+        table = {"ask": asks, "say": [ask[::-1] for ask in asks]}
+        pq.write_table(pa.table(table), source)
+    data = f"data: {{source: {source}, target: say, task: language, features: {{ask: text}}}}"
+    train = TRAIN.replace("batch_size: 80", "batch_size: 20")
+    return parts("mlp", size, degrees, **scale) | {
+        "data": data, "model": f"model: {GPT}", "train": train,
+    }  # fmt: skip
 
 
 def weights(folder) -> dict[str, np.ndarray]:
@@ -61,6 +84,22 @@ def test_every_shape_is_the_same_maths(trained, model):
     small = parts(model, 4, {"shard": 2, "tensor": 2}, micro_batch_size=17)
     others, _, _ = trained(4, name="micro", **small)
     np.testing.assert_allclose(others, losses, rtol=1e-4)
+
+
+def test_a_language_model_is_the_same_in_every_shape(trained, tmp_path):
+    losses, metrics, alone = trained(1, name="alone", **text_parts(tmp_path))
+    assert len(losses) == 20 and losses[-1] < losses[0]
+    for name, (size, degrees) in SHAPES.items():
+        job = text_parts(tmp_path, size, degrees)
+        others, other_metrics, folder = trained(size, name=name, **job)
+        np.testing.assert_allclose(others, losses, rtol=1e-4, err_msg=name)
+        assert_close(alone, folder)
+        expected = pytest.approx(metrics["test"]["log_loss"], rel=1e-3)
+        assert other_metrics["test"]["log_loss"] == expected
+    small = text_parts(tmp_path, 2, micro_batch_size=3, activation_checkpointing=True)
+    others, _, folder = trained(2, name="micro", **small)
+    np.testing.assert_allclose(others, losses, rtol=1e-4)
+    assert_close(alone, folder)
 
 
 @pytest.mark.parametrize("shape", ["shard 2", "tensor 2", "shard 2 x tensor 2"])

@@ -26,6 +26,7 @@ VERBS = {
     "report": "writes a run's page again",
     "evaluate": "scores a run's model on other data",
     "predict": "batch inference with a run's model",
+    "export": "the model for elsewhere",
     "clean": "removes old prepared copies, checkpoints and leftovers",
     "schema": "JSON Schema of the job file",
 }

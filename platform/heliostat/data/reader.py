@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,13 +78,30 @@ class Batches(Protocol):
         """One rank's batches, from number `first_batch` of the run on."""
 
 
+class Reader(Protocol):
+    """Where batches take their rows from, by number."""
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows count differently."""
+
+    def encoded(self, rows: Rows, names: Rows) -> EncodedRows:
+        """All of `rows` that a network takes; `names` are what the rows are called."""
+
+    def weights(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """How much each row counts."""
+
+
 class RowReader:
     """Encoded rows and targets of a prepared copy, by row number."""
 
     def __init__(self, prepared: Prepared, encoder: Encoder) -> None:
         self.prepared, self.encoder = prepared, encoder
         self._bound = [BoundEncoder(encoder, shard) for shard in prepared.shards]
-        self._targets = [_target_of(encoder.target, shard) for shard in prepared.shards]
+
+    @cached_property
+    def _targets(self) -> list[Callable[[Rows], npt.NDArray[Any]]]:
+        return [_target_of(self.encoder.target, shard) for shard in self.prepared.shards]
 
     @property
     def is_weighted(self) -> bool:
@@ -178,7 +196,7 @@ class EpochBatches:
     """
 
     def __init__(
-        self, reader: RowReader, rows: Rows, batch_size: int, seed: int, rank: int, world_size: int
+        self, reader: Reader, rows: Rows, batch_size: int, seed: int, rank: int, world_size: int
     ) -> None:
         self.reader, self.rows, self.batch_size = reader, np.asarray(rows), batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from heliostat.catalog.vocabulary import BYTES, SETTINGS_FILE, TOKENIZER_FILE
 from heliostat.data.hashing import value_hashes
 from heliostat.errors import Problem, UserError
 from heliostat.plan.columns import Columns
-from heliostat.plan.inputs import TOKENIZER_FILE, InputColumn
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import write_bytes
 from heliostat.storage.objects import StorePath, as_path
@@ -55,8 +55,10 @@ def text_words(column: pa.ChunkedArray) -> pa.LargeListArray:
 
 def token_ids(column: pa.ChunkedArray, folder: str) -> pa.LargeListArray:
     """Ids of each row's tokens, all of them, by the tokenizer in `folder`; no text, no tokens."""
-    tokenizer = load_tokenizer(folder)
     texts = as_text(column)
+    if folder == BYTES:
+        return _bytes(texts)
+    tokenizer = load_tokenizer(folder)
     lengths, ids = [np.zeros(1, np.int64)], []
     for start in range(0, len(texts), ROWS_AT_ONCE):
         part = texts.slice(start, ROWS_AT_ONCE).to_pylist()
@@ -69,20 +71,40 @@ def token_ids(column: pa.ChunkedArray, folder: str) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
+def _bytes(texts: pa.ChunkedArray) -> pa.LargeListArray:
+    """A token for each byte of UTF-8."""
+    whole = pc.fill_null(texts, "").cast(pa.large_binary()).combine_chunks()
+    _, offsets, content = whole.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(whole) + 1, whole.offset * 8)
+    flat = np.frombuffer(content, np.uint8) if content is not None else np.empty(0, np.uint8)
+    own = flat[starts[0] : starts[-1]].astype(np.uint32)
+    return pa.LargeListArray.from_arrays(pa.array(starts - starts[0]), pa.array(own))
+
+
 def keep_tokenizers(columns: Columns, folder: StorePath) -> Columns:
     """`columns` with their tokenizers copied below `folder`, where every node finds them."""
-    return replace(columns, inputs=tuple(_kept(column, folder) for column in columns.inputs))
+    target = columns.target
+    if target.tokenizer:
+        kept = _kept(target.tokenizer, target.form.partition(":")[2], folder)
+        target = replace(target, tokenizer=kept)
+    inputs = tuple(
+        replace(column, tokenizer=_kept(column.tokenizer, column.tokenizer_digest, folder))
+        if column.kind == "tokens"
+        else column
+        for column in columns.inputs
+    )
+    return replace(columns, inputs=inputs, target=target)
 
 
-def _kept(column: InputColumn, folder: StorePath) -> InputColumn:
-    if column.kind != "tokens":
-        return column
-    kept = folder / KEPT / column.tokenizer_digest
-    if not (kept / TOKENIZER_FILE).exists():
-        write_bytes(
-            kept / TOKENIZER_FILE, (as_path(column.tokenizer) / TOKENIZER_FILE).read_bytes()
-        )
-    return replace(column, tokenizer=str(kept))
+def _kept(tokenizer: str, digest: str, folder: StorePath) -> str:
+    if tokenizer == BYTES:
+        return tokenizer
+    kept = folder / KEPT / digest
+    for name in (SETTINGS_FILE, TOKENIZER_FILE):
+        source = as_path(tokenizer) / name
+        if source.exists() and not (kept / name).exists():
+            write_bytes(kept / name, source.read_bytes())
+    return str(kept)
 
 
 @lru_cache(maxsize=8)

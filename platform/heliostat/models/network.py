@@ -8,19 +8,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from heliostat.models.custom import import_class
+from heliostat.models.gpt import Gpt
 from heliostat.models.mlp import Mlp
 from heliostat.models.predictor import Scores, Shape
 from heliostat.models.randomness import Randomness
 from heliostat.models.tabular_transformer import TabularTransformer
 from heliostat.parallel.apply import load_whole, whole
-from heliostat.spec.model import CustomModel, MlpModel, NetworkModel, TabularTransformerModel
+from heliostat.spec.model import (
+    CustomModel,
+    GptModel,
+    MlpModel,
+    NetworkModel,
+    TabularTransformerModel,
+)
 
 WEIGHTS = "weights.safetensors"
 ROWS_AT_ONCE = 8_192
+TOKENS_AT_ONCE = 16_384
 
 
 def build_network(
@@ -35,6 +44,8 @@ def build_network(
         return Mlp(spec, shape, randomness)
     if isinstance(spec, TabularTransformerModel):
         return TabularTransformer(spec, shape, randomness)
+    if isinstance(spec, GptModel):
+        return Gpt(spec, shape.num_outputs, shape.end, randomness)
     assert isinstance(spec, CustomModel) and code is not None
     return import_class(spec, code, shape)
 
@@ -69,6 +80,28 @@ class NetworkPredictor:
         elif self.shape.link == "log":
             result = result.exp()
         return result.cpu().numpy()
+
+    @torch.no_grad()
+    def token_sums(
+        self, tokens: npt.NDArray[Any], targets: npt.NDArray[Any], weights: npt.NDArray[Any]
+    ) -> Scores:
+        """See `TextPredictor`."""
+        was_training = self.module.training
+        self.module.eval()
+        rows_at_once = max(1, TOKENS_AT_ONCE // max(1, tokens.shape[1]))
+        parts = [np.empty((0, 3))]
+        for start in range(0, len(tokens), rows_at_once):
+            own, wanted, weight = (
+                torch.from_numpy(values[start : start + rows_at_once]).to(self.device)
+                for values in (tokens.astype(np.int64), targets, weights)
+            )
+            logits = self.module(own.new_empty((len(own), 0)), own).float()
+            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            hits = logits.argmax(-1) == wanted
+            each = torch.stack([losses.view(wanted.shape), hits.float(), torch.ones_like(weight)])
+            parts.append((each.double() * weight).sum(-1).T.cpu().numpy())
+        self.module.train(was_training)
+        return np.concatenate(parts)
 
     def save(self, folder: Path) -> str:
         """See `Predictor`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ class Shape:
     """What a model is built for: how many numbers, the number of codes of each category, and
     how many outputs (1 for regression and two classes, else one a class). After the categories
     come the tokens of each text: `texts` has (codes, places) of each; code 0 is no token.
-    With the link `log`, the output is the logarithm of what is predicted.
+    With the link `log`, the output is the logarithm of what is predicted. A language model has an
+    output a token, and `end` is the token that ends a document.
     """
 
     num_numbers: int
@@ -27,6 +28,7 @@ class Shape:
     task: str
     texts: tuple[tuple[int, int], ...] = ()
     link: str = "identity"
+    end: int = 0
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Shape:
@@ -47,3 +49,15 @@ class Predictor(Protocol):
 
     def save(self, folder: Path) -> str:
         """Write the model into `folder`; return the file's name."""
+
+
+@runtime_checkable
+class TextPredictor(Protocol):
+    """A trained language model."""
+
+    def token_sums(
+        self, tokens: npt.NDArray[Any], targets: npt.NDArray[Any], weights: npt.NDArray[Any]
+    ) -> Scores:
+        """Of [sequences, tokens] each, [sequences, 3]: the negative log probability of the true
+        tokens, how many were the likeliest, and how many there are, each summed by weight.
+        """

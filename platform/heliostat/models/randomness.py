@@ -50,12 +50,18 @@ class HashDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` is [rows, width]."""
-        keys = self.randomness.row_keys
+        keys = row_keys_of(self.randomness)
         if not self.training or self.probability == 0 or keys is None:
             return x
         bits = mix(keys[:, None] ^ self.columns) & 0x7FFFFFFF
         kept = bits >= int(self.probability * 2**31)
         return x * kept * (1 / (1 - self.probability))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def row_keys_of(randomness: Randomness) -> Tensor | None:
+    """Its keys, from outside of what is compiled: they change with the step."""
+    return randomness.row_keys
 
 
 def mix(x: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,9 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
+from heliostat.errors import Problem, UserError
 from heliostat.parallel.world import Degrees, World
 
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
@@ -33,14 +37,30 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
 }
 
 
-def parallelized(model: nn.Module, world: World, degrees: Degrees) -> nn.Module:
+@dataclass(frozen=True)
+class Means:
+    """What changes the time and memory of a step, and not its result: compile the units, compute
+    them again in the backward pass.
+    """
+
+    compile: bool = False
+    recompute: bool = False
+
+
+def parallelized(
+    model: nn.Module, world: World, degrees: Degrees, means: Means = Means()
+) -> nn.Module:
     """The module that training calls: `model` itself, cut in place, or a wrapper around it.
 
     A model says how it may be cut by `tensor_plan`, patterns of module names and a style for
     each, and `shard_units`, patterns of the modules whose weights are gathered together.
     Gradients are averaged over the ranks that see different rows. Buffers are left alone:
     whatever fills them must already agree on all ranks.
+
+    Raises:
+        UserError: the model names no units, and they are to be computed again.
     """
+    _apply(means, model)
     if world.size * degrees.tensor == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
     if not degrees.cuts:
@@ -138,8 +158,28 @@ def _shard_mesh(mesh: DeviceMesh, data: int, shard: int) -> DeviceMesh:
 
 def _shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Each unit's weights are gathered when it is called; those of no unit with the whole."""
-    units = getattr(model, "shard_units", ())
-    for name, module in model.named_modules():
-        if any(fnmatchcase(name, p) and name.count(".") == p.count(".") for p in units):
-            fully_shard(module, mesh=mesh)
+    for unit in _units(model):
+        fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+
+def _units(model: nn.Module) -> list[nn.Module]:
+    patterns = getattr(model, "shard_units", ())
+    return [
+        module
+        for name, module in model.named_modules()
+        if any(fnmatchcase(name, p) and name.count(".") == p.count(".") for p in patterns)
+    ]
+
+
+def _apply(means: Means, model: nn.Module) -> None:
+    units = _units(model)
+    if means.recompute and not units:
+        what = (
+            f"`{type(model).__name__}` names no `shard_units`, modules that can be computed again"
+        )
+        raise UserError(Problem("scale.activation_checkpointing", what, "leave it out"))
+    for unit in units if means.recompute else ():
+        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+    for unit in (units or [model]) if means.compile else ():
+        unit.compile()

@@ -27,7 +27,7 @@ def _parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
     data = job.spec.data
-    if data.task in ("ranking", "language"):
+    if data.task == "ranking":
         yield "data.task", f"task `{data.task}` is"
     for name, feature in (data.features or {}).items():
         if isinstance(feature, (ImageFeature, AudioFeature)):
@@ -36,7 +36,7 @@ def _data_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
     model = job.spec.model
-    if model.kind in ("gpt", "multimodal"):
+    if model.kind == "multimodal":
         yield "model.kind", f"a model of kind `{model.kind}` is"
     if getattr(model, "lora", None):
         yield "model.lora", "low-rank adaptation is"
@@ -46,8 +46,6 @@ def _train_parts(job: Job) -> Iterator[tuple[str, str]]:
     train = job.spec.train
     if train.precision == "float16":
         yield "train.precision", f"precision `{train.precision}` is"
-    if train.compile:
-        yield "train.compile", "compilation is"
 
 
 def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,13 @@ from heliostat.plan.stream import stream_problems
 from heliostat.spec.data import CustomFeature, FractionSplit, TimeSplit
 from heliostat.spec.load import Job
 from heliostat.spec.metrics import METRICS, metrics_of
-from heliostat.spec.model import LinearModel, MlpModel, TabularTransformerModel, XGBoostModel
+from heliostat.spec.model import (
+    GptModel,
+    LinearModel,
+    MlpModel,
+    TabularTransformerModel,
+    XGBoostModel,
+)
 
 
 def consistency_problems(job: Job) -> list[Problem]:
@@ -20,6 +26,7 @@ def consistency_problems(job: Job) -> list[Problem]:
         _train_keys,
         _linear_keys,
         _heads,
+        _language,
         _degrees,
         _validation,
         _split,
@@ -31,22 +38,26 @@ def consistency_problems(job: Job) -> list[Problem]:
 
 def _task(job: Job) -> Iterator[Problem]:
     spec = job.spec
-    if spec.data.task in ("ranking", "language"):
+    if spec.data.task == "ranking":
         return  # refused elsewhere as not available yet
+    if spec.data.task not in spec.model.tasks:
+        what = f"a model of kind `{spec.model.kind}` does not do task `{spec.data.task}`"
+        kinds = "gpt" if spec.data.task == "language" else "mlp, xgboost, linear, ..."
+        yield job.problem("data.task", what, f"take a model that does: {kinds}")
+        return
     if spec.data.positive is not None and spec.data.task != "binary":
         yield job.problem("data.positive", f"task `{spec.data.task}` has no positive class")
-    if spec.data.class_weights is not None and spec.data.task == "regression":
-        yield job.problem("data.class_weights", "task `regression` has no classes")
+    if spec.data.class_weights is not None and spec.data.task in ("regression", "language"):
+        yield job.problem("data.class_weights", f"task `{spec.data.task}` has no classes")
     weighted = spec.data.weight is not None or spec.data.class_weights is not None
     if weighted and spec.model.kind == "knn":
         key = "weight" if spec.data.weight is not None else "class_weights"
         yield job.problem(
             f"data.{key}", "a model of kind `knn` counts every row alike", "take another model"
         )
-    if spec.data.split.method == "stratified" and spec.data.task == "regression":
-        yield job.problem(
-            "data.split.method", "stratified needs classes, not a regression", "write `random`"
-        )
+    if spec.data.split.method == "stratified" and spec.data.task in ("regression", "language"):
+        what = f"stratified needs classes, and task `{spec.data.task}` has none"
+        yield job.problem("data.split.method", what, "write `random`")
     weighs = isinstance(spec.model, XGBoostModel) and spec.model.scale_pos_weight != 1
     if weighs and spec.data.task != "binary":
         yield job.problem(
@@ -56,6 +67,7 @@ def _task(job: Job) -> Iterator[Problem]:
         "regression": ("auto", "mse", "mae", "huber", "quantile", "poisson"),
         "binary": ("auto", "binary_cross_entropy", "focal"),
         "multiclass": ("auto", "cross_entropy", "focal"),
+        "language": ("auto", "cross_entropy"),
     }[spec.data.task]
     loss = spec.train.loss
     if loss.name not in losses:
@@ -80,7 +92,7 @@ def _task(job: Job) -> Iterator[Problem]:
 
 def _metrics(job: Job) -> Iterator[Problem]:
     spec = job.spec
-    if spec.data.task in ("ranking", "language"):
+    if spec.data.task == "ranking":
         return
     possible = metrics_of(spec.data.task)
     wanted = [("metrics", name) for name in spec.metrics]
@@ -118,6 +130,14 @@ def _tensor(job: Job, degree: int) -> Iterator[Problem]:
     sizes: dict[str, int] = {}
     if isinstance(model, TabularTransformerModel):
         sizes = {"nhead": model.nhead, "dim_feedforward": model.dim_feedforward}
+    elif isinstance(model, GptModel):
+        sizes = {
+            "num_attention_heads": model.num_attention_heads,
+            "num_key_value_heads": model.num_shared_heads,
+            "intermediate_size": model.feed_forward_size,
+        }
+        if model.qk_norm:
+            yield job.problem(key, "peers norm different heads by the same `qk_norm`")
     elif isinstance(model, MlpModel):
         sizes = {f"hidden[{i}]": size for i, size in enumerate(model.hidden)}
         if model.norm == "batch":
@@ -134,8 +154,34 @@ def _tensor(job: Job, degree: int) -> Iterator[Problem]:
         yield job.problem(key, what, "write `ingest: prepared`")
 
 
+def _language(job: Job) -> Iterator[Problem]:
+    """What texts that are packed into sequences cannot be combined with."""
+    data = job.spec.data
+    if data.task != "language":
+        return
+    if data.weight is not None:
+        yield job.problem("data.weight", "every token of a text counts alike", "leave it out")
+    if data.ingest == "stream":
+        what = "packs rows by themselves, and sequences are packed from all documents"
+        yield job.problem("data.ingest", what, "write `ingest: prepared`")
+    if getattr(data.split, "folds", None) is not None:
+        yield job.problem("data.split.folds", "task `language` has one validation side")
+
+
 def _heads(job: Job) -> Iterator[Problem]:
     model = job.spec.model
+    if isinstance(model, GptModel):
+        if model.head_dim is None and model.hidden_size % model.num_attention_heads:
+            what = f"{model.num_attention_heads} heads do not divide hidden_size"
+            yield job.problem("model.num_attention_heads", f"{what} = {model.hidden_size}")
+        elif model.width_of_head % 2:
+            what = f"heads of width {model.width_of_head} have no two halves to turn"
+            yield job.problem("model.num_attention_heads", what, "take an even width")
+        if model.qk_norm and model.attention_bias:
+            yield job.problem("model.attention_bias", "no family has it together with `qk_norm`")
+        if model.num_attention_heads % model.num_shared_heads:
+            what = f"{model.num_shared_heads} does not divide num_attention_heads"
+            yield job.problem("model.num_key_value_heads", f"{what} = {model.num_attention_heads}")
     if isinstance(model, TabularTransformerModel) and model.d_model % model.nhead:
         yield job.problem(
             "model.nhead", f"{model.nhead} heads do not divide d_model = {model.d_model}"

@@ -10,11 +10,13 @@ from typing import Any
 
 from heliostat.catalog.catalog import Catalog
 from heliostat.catalog.columns import Column
+from heliostat.catalog.vocabulary import read_vocabulary
 from heliostat.errors import PlanError, Problem
 from heliostat.plan.inputs import (
     AUTO,
     FITTING,
     RAW_FORMS,
+    TOKENS,
     InputColumn,
     InputKind,
     PackedColumn,
@@ -25,6 +27,7 @@ from heliostat.plan.stream import stream_identity
 from heliostat.spec.data import AutoFeature, CustomFeature, DataSpec, IgnoreFeature
 from heliostat.spec.identity import digest_of
 from heliostat.spec.load import Job
+from heliostat.spec.model import GptModel
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def resolve_columns(job: Job, catalog: Catalog) -> Columns:
     target = resolver.target()
     split, weight = resolver.split(), resolver.weight()
     inputs = resolver.inputs()
-    if not inputs and not resolver.problems:
+    if not inputs and not resolver.problems and job.spec.data.task != "language":
         resolver.complain("data.features", "leaves no column to learn from")
     if resolver.problems or target is None:
         raise PlanError(resolver.problems)
@@ -98,10 +101,49 @@ class _Resolver:
                 )
                 return None
             return PackedColumn(column.name, "exact")
+        if isinstance(self.job.spec.model, GptModel):
+            return self._tokens("data.target", column)
         if column.kind in ("nested", "time", "other"):
             self.complain("data.target", f"column `{column.name}` is {column.type}: no classes")
             return None
         return PackedColumn(column.name, "category")
+
+    def _tokens(self, key: str, column: Column) -> PackedColumn | None:
+        """A text as the tokens of the model's own tokenizer."""
+        model = self.job.spec.model
+        assert isinstance(model, GptModel)
+        if column.kind not in FITTING["tokens"]:
+            self.complain(key, f"column `{column.name}` is {column.type}, not a text")
+            return None
+        vocabulary = read_vocabulary(model.tokenizer, model.end_token)
+        if model.vocab_size is not None and model.vocab_size < vocabulary.size:
+            what = f"{model.vocab_size}: the tokenizer has {vocabulary.size} tokens"
+            self.complain("model.vocab_size", what, "raise it, or leave it out")
+        return PackedColumn(column.name, f"{TOKENS}:{vocabulary.digest}", model.tokenizer)
+
+    def _prompt(self) -> list[InputColumn]:
+        """The column that a language model is given before what it learns to write, if any."""
+        names = list(self.job.spec.data.features or {})
+        found = [self._column(f"data.features.{name}", name) for name in names]
+        for name in names[1:]:
+            what = "a language model takes one text before what it learns to write"
+            self.complain(f"data.features.{name}", what, "leave it out")
+        inputs = []
+        for column in found:
+            packed = self._tokens(f"data.features.{column.name}", column) if column else None
+            if packed is not None:
+                digest = packed.form.partition(":")[2]
+                inputs.append(
+                    InputColumn(
+                        packed.name,
+                        "tokens",
+                        "own",
+                        max_tokens=0,
+                        tokenizer=packed.tokenizer,
+                        tokenizer_digest=digest,
+                    )  # fmt: skip
+                )
+        return inputs
 
     def split(self) -> PackedColumn | None:
         name = getattr(self.job.spec.data.split, "column", None)
@@ -130,6 +172,8 @@ class _Resolver:
     def inputs(self) -> list[InputColumn]:
         data = self.job.spec.data
         features = data.features
+        if data.task == "language":
+            return self._prompt()
         reserved = {data.target, data.weight, getattr(data.split, "column", None)}
         if features is not None:
             for key, feature in features.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from heliostat.catalog.catalog import Catalog
 from heliostat.spec.data import DataSpec, FractionSplit, SourceSplit, TimeSplit
 
+MOST_TRAIN_SEQUENCES = 1_024  # that the metrics of `train` of a language model are taken from
 SIDES = ("train", "validation", "test")
 
 

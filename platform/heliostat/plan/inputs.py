@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from heliostat.catalog.columns import Column
+from heliostat.catalog.vocabulary import TOKENIZER_FILE
 from heliostat.spec.data import (
     CategoryFeature,
     ConstantCategory,
@@ -22,7 +23,6 @@ from heliostat.spec.identity import DIGEST_LENGTH
 from heliostat.spec.load import Job
 from heliostat.storage.objects import as_path
 
-TOKENIZER_FILE = "tokenizer.json"
 Form = str  # number, exact, category, time, vector, text, or `tokens:DIGEST` of the tokenizer
 TOKENS = "tokens"
 InputKind = Literal["number", "category", "time", "vector", "text", "tokens", "custom"]

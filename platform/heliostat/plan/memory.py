@@ -9,8 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from heliostat.catalog.vocabulary import read_vocabulary
 from heliostat.spec.job import JobSpec
-from heliostat.spec.model import ForestModel, NeighborsModel, SupportVectorModel, TreeModel
+from heliostat.spec.model import (
+    ForestModel,
+    GptModel,
+    NeighborsModel,
+    SupportVectorModel,
+    TreeModel,
+)
 
 NODE_BYTES = 72  # one node of scikit-learn's tree: 64 bytes and at least one value
 
@@ -32,6 +39,13 @@ def memory_need(spec: JobSpec, num_rows: int, width: int) -> MemoryNeed:
         # The float32 matrix that is quantised, one byte a bin, and gradients and margins.
         total = local * (width * 5 + 24)
         return MemoryNeed(total, f"{local:,} rows x ({width} columns x 5 + 24) bytes")
+    if isinstance(spec.model, GptModel):
+        model, micro = spec.model, spec.scale.micro_batch_size
+        rows = -(-spec.train.batch_size // spec.scale.num_workers) if micro == "auto" else micro
+        tokens = model.vocab_size or read_vocabulary(model.tokenizer, model.end_token).size
+        total = rows * model.max_tokens * tokens * 8
+        text = f"logits of {rows} x {model.max_tokens} tokens x {tokens} x 8 bytes"
+        return MemoryNeed(total, text)
     window = min(local, 65_536)
     total = window * (width + 2) * 8
     return MemoryNeed(total, f"a window of {window:,} rows x {width + 2} values x 8 bytes")

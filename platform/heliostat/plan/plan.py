@@ -13,7 +13,7 @@ from heliostat.errors import DataError, PlanError, Problem, UnavailableError, Us
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
 from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
-from heliostat.plan.counts import SIDES, SplitCounts, planned_counts
+from heliostat.plan.counts import MOST_TRAIN_SEQUENCES, SIDES, SplitCounts, planned_counts
 from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
 from heliostat.plan.size import NetworkSize, network_size
 from heliostat.plan.space import Configuration, configurations, corner_settings, rungs
@@ -158,7 +158,7 @@ def plan_job(job: Job) -> Plan:
         size=network_size(spec, columns),
         trials=_trials(job, catalog, columns),
         rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
-        notes=(*_notes(catalog, columns), *_stream_notes(spec.data)),
+        notes=(*_notes(catalog, columns), *_stream_notes(spec.data), *_text_notes(spec.data)),
         unchecked=_unchecked(counts),
     )
 
@@ -240,7 +240,8 @@ def _batches(job: Job, counts: SplitCounts | None) -> Batches | None:
     if spec.model.family != "network":
         return None
     rows = spec.train.batch_size
-    per_epoch = -(-counts.train // rows) if counts else None
+    known = counts is not None and spec.data.task != "language"  # whose texts are packed first
+    per_epoch = -(-counts.train // rows) if counts is not None and known else None
     if spec.unit == "steps":
         steps: int | None = spec.length
     else:
@@ -309,6 +310,14 @@ def _stream_notes(data: DataSpec) -> Iterator[str]:
         yield (
             f"transforms are fitted, and metrics of `train` computed, on about {SAMPLE_ROWS:,} "
             "training rows; the source is read once before the first epoch, and once in each"
+        )
+
+
+def _text_notes(data: DataSpec) -> Iterator[str]:
+    if data.task == "language":
+        yield (
+            "a batch counts sequences, packed from the documents once they are read; metrics of "
+            f"`train` are computed on {MOST_TRAIN_SEQUENCES:,} of them at most"
         )
 
 

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heliostat.catalog.vocabulary import read_vocabulary
 from heliostat.plan.columns import Columns
 from heliostat.spec.job import JobSpec
-from heliostat.spec.model import MlpModel, TabularTransformerModel
+from heliostat.spec.model import GptModel, MlpModel, TabularTransformerModel
 
 OWN_CODES = 2  # of a category: a value never seen, and a missing one
 STATE_COPIES = {"adamw": 4, "sgd": 3}  # weights, gradients, and one or two moments
@@ -49,6 +50,8 @@ def network_size(spec: JobSpec, columns: Columns) -> NetworkSize | None:
     exact = exact and not columns.of_kind("tokens") and not columns.of_kind("custom")
     outputs = 2 if spec.data.task == "multiclass" else 1
     model = spec.model
+    if isinstance(model, GptModel):
+        return _gpt(model, read_vocabulary(model.tokenizer, model.end_token).size)
     if isinstance(model, MlpModel):
         return _mlp(model, numbers, known, outputs, exact)
     if isinstance(model, TabularTransformerModel):
@@ -68,6 +71,22 @@ def _mlp(
         width = hidden
     matrices += width * outputs
     return NetworkSize(parameters + matrices + outputs, 6 * matrices, exact)
+
+
+def _gpt(model: GptModel, tokens: int) -> NetworkSize:
+    """A row is a sequence. Of attention, all products count, as if it were not causal."""
+    width, length = model.hidden_size, model.max_tokens
+    queries = model.num_attention_heads * model.width_of_head
+    shared = model.num_shared_heads * model.width_of_head
+    matrices = width * (2 * queries + 2 * shared) + 3 * width * model.feed_forward_size
+    others = 2 * width + model.attention_bias * (queries + 2 * shared)
+    others += model.qk_norm * 2 * model.width_of_head
+    vocabulary = model.vocab_size or tokens
+    heads = 1 if model.tie_word_embeddings else 2
+    layers = model.num_hidden_layers
+    parameters = heads * vocabulary * width + layers * (matrices + others) + width
+    a_token = layers * (matrices + 2 * length * queries) + vocabulary * width
+    return NetworkSize(parameters, 6 * a_token * length, exact=True)
 
 
 def _transformer(

@@ -72,6 +72,8 @@ def _columns(plan: Plan) -> str:
                "tokens": "texts as tokens", "custom": "of your own"}  # fmt: skip
     counts = {kind: len(plan.columns.of_kind(kind)) for kind in get_args(InputKind)}
     sums = [f"{n} {kind if n == 1 else plurals[kind]}" for kind, n in counts.items() if n]
+    if not names:
+        return "no inputs: a text that is learned by itself"
     return f"{len(names)} inputs = {' + '.join(sums)}: {shown}"
 
 
@@ -112,9 +114,10 @@ def _length(plan: Plan) -> Iterator[tuple[str, str]]:
                 f"{spec.length} {spec.unit}, validated every {spec.train.validate_every}",
             )
         return
+    noun = "sequences" if spec.data.task == "language" else "rows"
     yield (
         "batch",
-        f"{batches.global_rows:,} rows = {_readers(plan)} x {batches.rows_per_rank:,} rows",
+        f"{batches.global_rows:,} {noun} = {_readers(plan)} x {batches.rows_per_rank:,} {noun}",
     )
     if batches.steps is None or batches.steps_per_epoch is None:
         yield "steps", f"{spec.length} {spec.unit}"

@@ -159,7 +159,8 @@ class RunRecord:
         text = f"loss {number_text(event.loss)}  lr {event.learning_rate:.1e}  "
         if event.gradient_norm is not None:
             text += f"grad {number_text(event.gradient_norm)}  "
-        text += f"{event.rows_per_second:,.0f} rows/s"
+        pace, noun = event.pace
+        text += f"{pace:,.0f} {noun}/s"
         if event.memory_bytes is not None:
             text += f"  {format_bytes(event.memory_bytes)}"
         if eta is not None:

@@ -29,6 +29,7 @@ PATH_KEYS: tuple[KeyPath, ...] = (
     ("code", "path"),
     ("code", "requirements"),
     ("model", "init_from"),
+    ("model", "tokenizer"),
 )
 
 
@@ -140,8 +141,9 @@ def _absolute_paths(value: dict[str, Any], places: Mapping[KeyPath, Place]) -> d
             if path[:2] == ("data", "split") and parent.get("method") != "source":
                 continue
             folder = _nearest(places, path).folder
-            if path[-1] == "init_from" and not (folder / str(parent[path[-1]])).exists():
-                continue  # a run, by its name
+            named = path in (("model", "init_from"), ("model", "tokenizer"))
+            if named and not (folder / str(parent[path[-1]])).exists():
+                continue  # a run, or a tokenizer of ours, by its name
             parent[path[-1]] = _absolute(parent[path[-1]], folder)
     return result
 

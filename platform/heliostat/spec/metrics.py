@@ -22,17 +22,23 @@ METRICS: dict[str, Metric] = {
     "rmse": Metric("min", ("regression",)),
     "mae": Metric("min", ("regression",)),
     "r2": Metric("max", ("regression",)),
-    "accuracy": Metric("max", CLASSES),
+    "accuracy": Metric("max", (*CLASSES, "language")),
     "precision": Metric("max", CLASSES),
     "recall": Metric("max", CLASSES),
     "f1": Metric("max", CLASSES),
     "f1_macro": Metric("max", CLASSES),
     "f1_weighted": Metric("max", CLASSES),
     "auc": Metric("max", CLASSES),
-    "log_loss": Metric("min", CLASSES),
+    "log_loss": Metric("min", (*CLASSES, "language")),
+    "perplexity": Metric("min", ("language",)),
 }
 
-DEFAULT_OBJECTIVE = {"regression": "rmse", "binary": "auc", "multiclass": "accuracy"}
+DEFAULT_OBJECTIVE = {
+    "regression": "rmse",
+    "binary": "auc",
+    "multiclass": "accuracy",
+    "language": "log_loss",
+}
 
 
 def metrics_of(task: str) -> tuple[str, ...]:

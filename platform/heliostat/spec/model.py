@@ -177,9 +177,50 @@ class TabularTransformerModel(NetworkModel):
 
 
 class GptModel(NetworkModel):
-    """A decoder-only language model."""
+    """A decoder-only language model of the Llama and Qwen families (Hugging Face's names).
 
+    `tokenizer` is `bytes`, or a folder that holds `tokenizer.json`; `end_token`, which ends each
+    document, is by default the tokenizer's own. Documents are packed into sequences of
+    `max_tokens`; with `attention: sequence` a token sees the documents before its own too.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("language",)
+    wants_scaling: ClassVar[bool] = False
     kind: Literal["gpt"]
+    tokenizer: str = "bytes"
+    end_token: str | None = None
+    vocab_size: Count | None = None
+    max_tokens: Count = 256
+    hidden_size: Count = 256
+    intermediate_size: Count | None = None
+    num_hidden_layers: Count = 4
+    num_attention_heads: Count = 4
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
+    rope_theta: Positive = 10_000.0
+    rms_norm_eps: Positive = 1e-6
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    qk_norm: bool = False
+    attention: Literal["document", "sequence"] = "document"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def feed_forward_size(self) -> int:
+        """`intermediate_size`; by default 8/3 of the width, in whole 64s: with three matrices as
+        many parameters as the usual two of four times the width.
+        """
+        return self.intermediate_size or -(-self.hidden_size * 8 // 3 // 64) * 64
+
+    @property
+    def num_shared_heads(self) -> int:
+        """Heads of keys and values; by default as many as of queries."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def width_of_head(self) -> int:
+        """`head_dim`; by default the width divided among the heads."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 class MultimodalModel(NetworkModel):

@@ -52,12 +52,15 @@ class CheckpointSpec(Spec):
 
 
 class ScaleSpec(Spec):
-    """Workers and what each one holds."""
+    """Workers and what each one holds. With `activation_checkpointing` a network's layers are
+    computed once more in the backward pass instead of being remembered.
+    """
 
     workers: Count | ElasticWorkers = 1
     resources: ResourcesSpec = ResourcesSpec()
     parallel: ParallelSpec = ParallelSpec()
     micro_batch_size: Literal["auto"] | Count = "auto"
+    activation_checkpointing: bool = False
     checkpoint: CheckpointSpec = CheckpointSpec()
 
     @property

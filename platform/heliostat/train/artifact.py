@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from heliostat.catalog.code import CODE_FOLDER, code_digest, copy_code
+from heliostat.catalog.vocabulary import BYTES, SETTINGS_FILE, TOKENIZER_FILE
 from heliostat.data.encode import Encoder
 from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.pack import Packed, is_missing
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Scores, Shape
-from heliostat.plan.inputs import TOKENIZER_FILE, InputColumn, PackedColumn
+from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import read_json, write_json
@@ -73,11 +74,9 @@ def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> 
     file = predictor.save(stage)
     if assignment.code_folder is not None:
         copy_code(assignment.code_folder, stage / CODE_FOLDER)
-    for column in assignment.columns.of_kind("tokens"):
-        kept = stage / TOKENIZERS / column.tokenizer_digest
-        kept.mkdir(parents=True, exist_ok=True)
-        source = local_copy(as_path(column.tokenizer)) / TOKENIZER_FILE
-        shutil.copyfile(source, kept / TOKENIZER_FILE)
+    for column in assignment.columns.packed:
+        if column.tokenizer and column.tokenizer != BYTES:
+            _keep_tokenizer(column, stage / TOKENIZERS)
     value = {
         "name": spec.name,
         "kind": spec.model.kind,
@@ -87,6 +86,7 @@ def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> 
         "features": [asdict(column) for column in assignment.columns.inputs],
         "transforms": data.encoder.to_json(),
         "shape": asdict(data.shape),
+        "target": asdict(assignment.columns.target),
         "signature": _signature(assignment, data),
         "digests": assignment.digests,
         "files": {file: sha256_of(stage / file)},
@@ -95,6 +95,15 @@ def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> 
     write_json(stage / DESCRIPTION, value)
     remove_folder(folder, DESCRIPTION)
     publish_folder(stage, folder, DESCRIPTION)
+
+
+def _keep_tokenizer(column: PackedColumn, folder: Path) -> None:
+    kept = folder / column.form.partition(":")[2]
+    kept.mkdir(parents=True, exist_ok=True)
+    source = local_copy(as_path(column.tokenizer))
+    for name in (TOKENIZER_FILE, SETTINGS_FILE):
+        if (source / name).exists():
+            shutil.copyfile(source / name, kept / name)
 
 
 def _signature(assignment: Assignment, data: OpenData) -> Mapping[str, Any]:
@@ -140,7 +149,7 @@ def load_model(stored_folder: StorePath) -> TrainedModel:
 def _own_input(value: Mapping[str, Any], folder: Path) -> InputColumn:
     """An input whose tokenizer is the one kept with the model."""
     column = InputColumn.from_json(value)
-    if column.kind != "tokens":
+    if column.kind != "tokens" or column.tokenizer == BYTES:
         return column
     return replace(column, tokenizer=str(folder / TOKENIZERS / column.tokenizer_digest))
 

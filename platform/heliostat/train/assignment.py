@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from heliostat.data.encode import Encoder
+from heliostat.catalog.vocabulary import read_vocabulary
+from heliostat.data.encode import Encoder, TargetTransform
 from heliostat.data.fit import fit_encoder
 from heliostat.data.inherit import inherited
 from heliostat.data.prepared import Prepared
 from heliostat.data.reader import RowReader, check_classes
+from heliostat.data.sequences import SequenceReader
 from heliostat.data.split import SplitRows, split_rows
 from heliostat.data.statistics import Statistics, Wanted, gather_statistics
+from heliostat.errors import DataError, Problem
 from heliostat.models.predictor import Shape
 from heliostat.plan.columns import Columns
 from heliostat.spec.identity import digest_of
 from heliostat.spec.job import JobSpec
+from heliostat.spec.model import GptModel
 from heliostat.storage.cache import local_copy
 from heliostat.storage.objects import as_path
 
@@ -73,7 +77,7 @@ class Assignment:
 @dataclass(frozen=True)
 class OpenData:
     """The assignment's data, mapped and fitted; `touched` counts what fitting changes, by what
-    it does.
+    it does. Texts are learned in `sequences`, of each side.
     """
 
     prepared: Prepared
@@ -82,6 +86,13 @@ class OpenData:
     reader: RowReader
     shape: Shape
     touched: Mapping[str, int]
+    sequences: Mapping[str, SequenceReader] = field(default_factory=dict)
+
+    @property
+    def num_examples(self) -> int:
+        """What an epoch goes through: the training rows, or the sequences packed from them."""
+        texts = self.sequences.get("train")
+        return self.counts["train"] if texts is None else texts.num_sequences
 
     @property
     def counts(self) -> dict[str, int]:
@@ -107,6 +118,7 @@ def open_data(assignment: Assignment) -> OpenData:
             spec.data.model_dump(mode="json", by_alias=True, exclude={"source"}),
             spec.model.kind,
             getattr(spec.model, "init_from", None),
+            _packing(spec),
             spec.train.loss.name,  # how the target is scaled goes by it
             spec.seed,
             assignment.fold,
@@ -129,6 +141,13 @@ def _statistics(key: str, carrier: _Unhashed) -> Callable[[int | None], Statisti
     return of_fold
 
 
+def _packing(spec: JobSpec) -> Mapping[str, Any]:
+    """How a language model packs texts."""
+    if not isinstance(spec.model, GptModel):
+        return {}
+    return spec.model.model_dump(include={"tokenizer", "end_token", "vocab_size", "max_tokens"})
+
+
 class _Unhashed:
     """Carries a value through a cache that must not look at it."""
 
@@ -148,6 +167,8 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
     spec = assignment.spec
     prepared = Prepared.open(as_path(assignment.prepared))
     split = split_rows(prepared, assignment.columns, spec.data, spec.seed)
+    if isinstance(spec.model, GptModel):
+        return _texts(assignment, spec.model, prepared, split)
     code = str(assignment.code_folder or "")
     wanted = Wanted.by(assignment.columns, code)
     pass_key = digest_of([str(split.folder), repr(wanted), assignment.code_digest])
@@ -171,3 +192,29 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
         "log" if spec.train.loss.name == "poisson" else "identity",
     )
     return OpenData(prepared, split, encoder, reader, shape, touched)
+
+
+def _texts(
+    assignment: Assignment, model: GptModel, prepared: Prepared, split: SplitRows
+) -> OpenData:
+    """The data of a language model: nothing is fitted, documents are packed into sequences."""
+    target, prompts = assignment.columns.target, assignment.columns.inputs
+    vocabulary = read_vocabulary(target.tokenizer, model.end_token)
+    sequences = {
+        side: SequenceReader(
+            prepared, np.asarray(rows), target.name, prompts[0].name if prompts else None,
+            vocabulary.end, model.max_tokens,
+        )
+        for side, rows in split.sides.items()
+    }  # fmt: skip
+    if sequences["train"].num_documents == 0:
+        raise DataError(Problem("data.target", f"`{target.name}` holds no text in training"))
+    num_read = sum(split.counts.values())
+    empty = num_read - sum(reader.num_documents for reader in sequences.values())
+    encoder = Encoder((), (), TargetTransform(target.name, (), 0.0, 1.0, "string"))
+    shape = Shape(
+        0, (), model.vocab_size or vocabulary.size, assignment.spec.data.task, end=vocabulary.end
+    )
+    touched = {f"{target.name}: documents without a token": empty} if empty else {}
+    reader = RowReader(prepared, encoder)
+    return OpenData(prepared, split, encoder, reader, shape, touched, sequences)

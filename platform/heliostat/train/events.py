@@ -47,6 +47,14 @@ class Stepped:
     fold: Fold | None = None
     gradient_norm: float | None = None
     memory_bytes: int | None = None
+    tokens_per_row: int | None = None
+
+    @property
+    def pace(self) -> tuple[float, str]:
+        """How many rows a second, or of texts how many tokens; and which of them."""
+        if self.tokens_per_row is None:
+            return self.rows_per_second, "rows"
+        return self.rows_per_second * self.tokens_per_row, "tokens"
 
     def row(self) -> dict[str, Any]:
         """As the metric log holds it."""
@@ -55,7 +63,7 @@ class Stepped:
             "epoch": self.epoch,
             "train/loss": self.loss,
             "learning_rate": self.learning_rate,
-            "rows_per_second": self.rows_per_second,
+            f"{self.pace[1]}_per_second": self.pace[0],
             **({} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}),
             **({} if self.memory_bytes is None else {"memory_bytes": self.memory_bytes}),
             **_fold(self.fold),

@@ -99,6 +99,7 @@ class Fit:
     halves_micro_rows: bool = False
     precision: str = "float32"
     plateau: int = 0
+    tokens_per_row: int | None = None
     validates: bool = True
     seed_generator: bool = False
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -277,6 +278,7 @@ class _Loop:
             rows_per_second=self.rows_seen / max(seconds, 1e-9),
             gradient_norm=float(self.gradient_norm),
             memory_bytes=peak_memory_bytes(self.device),
+            tokens_per_row=self.task.tokens_per_row,
         )
         self.history.append({"time": time.time()} | event.row())
         yield event

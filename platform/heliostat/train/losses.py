@@ -14,7 +14,12 @@ from torch import Tensor
 from heliostat.spec.train import LossSpec
 
 LossSum = Callable[[Tensor, Tensor, Tensor], Tensor]
-AUTO = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
+AUTO = {
+    "regression": "mse",
+    "binary": "binary_cross_entropy",
+    "multiclass": "cross_entropy",
+    "language": "cross_entropy",
+}
 
 
 def loss_sum(spec: LossSpec, task: str) -> LossSum:
@@ -27,6 +32,10 @@ def loss_sum(spec: LossSpec, task: str) -> LossSum:
     if name == "focal":
         name = f"{task}_focal"
     loss = partial(LOSSES[name], spec)
+    if task == "language":  # a target and a weight for each token, not each row
+        return lambda outputs, targets, weights: (
+            loss(outputs.float().flatten(0, 1), targets.flatten()) @ weights.flatten()
+        )
     return lambda outputs, targets, weights: loss(outputs.float(), targets) @ weights
 
 

@@ -17,7 +17,7 @@ from heliostat.data.reader import Batches, EpochBatches
 from heliostat.data.sieve import Sieve
 from heliostat.models.network import NetworkPredictor, build_network, cpu_state, load_weights
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.apply import load_whole, parallelized
+from heliostat.parallel.apply import Means, load_whole, parallelized
 from heliostat.parallel.world import Degrees, World
 from heliostat.spec.model import NetworkModel
 from heliostat.train.allocator import keep_freed_memory
@@ -49,14 +49,15 @@ def train_network(
     code = assignment.code_folder
     model = build_network(spec.model, data.shape, randomness, code)
     if spec.model.init_from is not None:
-        yield Noted(begin_from(model, spec.model.init_from))
+        yield Noted(begin_from(model, spec.model.init_from, spec.model, data.shape))
     freeze(model, spec.model.freeze)
     model = model.to(device)
     degrees = Degrees(spec.scale.parallel.shard, spec.scale.parallel.tensor)
+    means = Means(spec.train.compile, spec.scale.activation_checkpointing)
     # Ranks score different rows, in their own time: each needs a model that is not cut.
     scored = copy.deepcopy(model) if degrees.cuts else model
     predictor = NetworkPredictor(scored, data.shape, device)
-    replica = parallelized(model.train(), world, degrees)
+    replica = parallelized(model.train(), world, degrees, means)
     task = _task(assignment, data, world, _Learner(model, replica, predictor), randomness)
     step = 0
     for event in fit(task, world, checkpoints, control):
@@ -103,7 +104,7 @@ def _task(
 ) -> Fit:
     spec = assignment.spec
     model = learner.model
-    per_epoch = -(-data.counts["train"] // spec.train.batch_size)
+    per_epoch = -(-data.num_examples // spec.train.batch_size)
     steps_per_unit = per_epoch if spec.unit == "epochs" else 1
     num_steps = spec.length * steps_per_unit
     batches = _batches(assignment, data, world, num_steps)
@@ -132,6 +133,7 @@ def _task(
         micro_rows=None if spec.scale.micro_batch_size == "auto" else spec.scale.micro_batch_size,
         halves_micro_rows=spec.scale.micro_batch_size == "auto",
         precision=spec.train.precision,
+        tokens_per_row=data.sequences["train"].max_tokens if data.sequences else None,
         validates=len(data.rows("validation")) > 0,
         seed_generator=spec.model.kind == "custom",
     )
@@ -139,6 +141,9 @@ def _task(
 
 def _batches(assignment: Assignment, data: OpenData, world: World, num_steps: int) -> Batches:
     spec, facts = assignment.spec, data.prepared.stream
+    if texts := data.sequences.get("train"):
+        rows, size = np.arange(texts.num_sequences), spec.train.batch_size
+        return EpochBatches(texts, rows, size, spec.seed, world.rank, world.size)
     if facts is None:
         rows, size = data.rows("train"), spec.train.batch_size
         return EpochBatches(data.reader, rows, size, spec.seed, world.rank, world.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.reader import rank_slice
-from heliostat.models.predictor import Predictor, Scores
+from heliostat.models.predictor import Predictor, Scores, TextPredictor
 from heliostat.parallel.world import World, gather
-from heliostat.plan.counts import SIDES
+from heliostat.plan.counts import MOST_TRAIN_SEQUENCES, SIDES
 from heliostat.spec.job import JobSpec
 from heliostat.spec.metrics import metrics_of
 from heliostat.train.assignment import OpenData
 from heliostat.train.metrics import compute_metrics, confusion
 
 ROWS_AT_ONCE = 65_536
+SEQUENCES_AT_ONCE = 256
+MOST_EXPONENT = 700.0
 HISTOGRAM_BINS = 60
 
 
@@ -40,6 +43,33 @@ def score_rows(data: OpenData, rows: npt.NDArray[np.int64], predictor: Predictor
     return scores if target.classes else scores * target.scale + target.offset
 
 
+def text_metrics(data: OpenData, side: str, predictor: Predictor, world: World) -> dict[str, float]:
+    """All metrics of a language model over the tokens of a side (of training, over some of its
+    sequences, evenly spread): the mean negative logarithm of
+    the probability of the true token, its exponential, and how often that token is likeliest.
+    """
+    assert isinstance(predictor, TextPredictor)
+    reader = data.sequences[side]
+    count = reader.num_sequences
+    if side == "train":
+        count = min(count, MOST_TRAIN_SEQUENCES)
+    chosen = np.arange(count) * reader.num_sequences // max(1, count)
+    mine = rank_slice(count, world.rank, world.size)
+    parts = [np.empty((0, 3))]
+    for start in range(mine.start, mine.stop, SEQUENCES_AT_ONCE):
+        names = chosen[start : min(start + SEQUENCES_AT_ONCE, mine.stop)]
+        read = reader.encoded(names, names)
+        parts.append(predictor.token_sums(read.inputs.categories, read.target, read.weights))
+    sums = gather(world, np.concatenate(parts), mine.start, count)
+    loss, hits, tokens = sums.sum(0).tolist()
+    if not tokens or not math.isfinite(loss):
+        return dict.fromkeys(metrics_of("language"), float("nan"))
+    mean = loss / tokens
+    perplexity = math.exp(mean) if mean < MOST_EXPONENT else math.inf
+    values = {"log_loss": mean, "perplexity": perplexity, "accuracy": hits / tokens}
+    return {name: values[name] for name in metrics_of("language")}
+
+
 def evaluated_metrics(spec: JobSpec) -> tuple[str, ...]:
     """What is computed while training goes on: the objective and what the job asks for."""
     return tuple(dict.fromkeys((spec.objective_metric, *spec.metrics)))
@@ -49,6 +79,9 @@ def validation_metrics(
     spec: JobSpec, data: OpenData, predictor: Predictor, world: World
 ) -> dict[str, float]:
     """The metrics that training goes by."""
+    if data.sequences:
+        values = text_metrics(data, "validation", predictor, world)
+        return {name: values[name] for name in evaluated_metrics(spec)}
     scores = side_scores(data, "validation", predictor, world)
     rows = data.rows("validation")
     target, weights = data.reader.targets(rows), data.reader.weights(rows)
@@ -61,7 +94,9 @@ def final_metrics(
     """All metrics of the task on each side that has rows, and what the report draws."""
     metrics, details = {}, {}
     for side in sides:
-        if len(data.rows(side)):
+        if data.sequences and len(data.rows(side)):
+            metrics[side] = text_metrics(data, side, predictor, world)
+        elif len(data.rows(side)):
             scores = side_scores(data, side, predictor, world)
             target = data.reader.targets(data.rows(side))
             weights = data.reader.weights(data.rows(side))

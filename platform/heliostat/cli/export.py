@@ -1,0 +1,27 @@
+"""`heliostat export RUN --format FORMAT --out DEST`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from heliostat.cli.options import open_storage, storage_option
+from heliostat.cli.predict import model_folder
+
+
+@click.command("export")
+@click.argument("run")
+@click.option(
+    "--format", "format_", required=True, type=click.Choice(["huggingface"]),
+    help="huggingface: a folder that `transformers` loads, of a model of kind gpt.",
+)  # fmt: skip
+@click.option("--out", "target", required=True, help="A new folder.")
+@storage_option
+def command(run: str, format_: str, target: str, storage: str | None) -> None:
+    """Write a run's model for elsewhere."""
+    model = model_folder(open_storage(storage), run)
+    from heliostat.train.export import export_huggingface
+
+    export_huggingface(model, Path(target))
+    print(target)

@@ -1,0 +1,98 @@
+"""`gpt` against `transformers`' own Llama and Qwen, in both directions, and in training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from heliostat.errors import UserError
+from heliostat.models.gpt import Gpt
+from heliostat.models.huggingface import CONFIG, export
+from heliostat.models.network import WEIGHTS, cpu_state
+from heliostat.models.predictor import Shape
+from heliostat.models.randomness import Randomness
+from heliostat.spec.model import GptModel
+from heliostat.train.transfer import begin_from
+
+transformers = pytest.importorskip("transformers")
+SHAPE = Shape(0, (), 61, "language", end=60)
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "max_tokens": 24}
+FAMILIES = {
+    "llama": {"num_key_value_heads": 2, "rope_theta": 500.0},
+    "llama tied": {"tie_word_embeddings": True},
+    "qwen2": {"attention_bias": True, "num_key_value_heads": 1},
+    "qwen3": {"qk_norm": True, "head_dim": 12, "num_key_value_heads": 2},
+}
+
+
+def spec_of(family: str, **more: object) -> GptModel:
+    return GptModel(kind="gpt", **SIZES, **FAMILIES[family], **more)
+
+
+def model_of(spec: GptModel) -> Gpt:
+    torch.manual_seed(3)
+    model = Gpt(spec, SHAPE.num_outputs, SHAPE.end, Randomness())
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:  # norms and biases that are not all alike
+            torch.nn.init.normal_(parameter, mean="norm" in name, std=0.3)
+    return model
+
+
+def exported(model: Gpt, spec: GptModel, folder):
+    save_file(cpu_state(model), str(folder / WEIGHTS))
+    target = folder / "exported"
+    target.mkdir()
+    export(spec, SHAPE, folder / WEIGHTS, None, target)
+    return target
+
+
+def logits(model: Gpt, tokens: torch.Tensor) -> torch.Tensor:
+    return model(tokens.new_empty((len(tokens), 0)), tokens)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers_and_weights_go_both_ways(tmp_path, family):
+    spec = spec_of(family)
+    model = model_of(spec)
+    folder = exported(model, spec, tmp_path)
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    tokens = torch.randint(0, SHAPE.end, (3, 24), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(logits(model, tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5)
+    saved = tmp_path / "saved"
+    theirs.save_pretrained(saved)
+    again = Gpt(spec, SHAPE.num_outputs, SHAPE.end, Randomness())
+    told = begin_from(again, str(saved), spec, SHAPE)
+    assert f"begins with {len(model.state_dict())} of {len(model.state_dict())} weights" in told
+    torch.testing.assert_close(logits(again, tokens), logits(model, tokens), rtol=0, atol=0)
+
+
+def test_a_model_of_other_sizes_is_refused_by_key(tmp_path):
+    spec = spec_of("llama")
+    folder = exported(model_of(spec), spec, tmp_path)
+    other = spec_of("llama", intermediate_size=96, rms_norm_eps=1e-5)
+    with pytest.raises(UserError) as error:
+        begin_from(model_of(other), str(folder), other, SHAPE)
+    places = {problem.place for problem in error.value.problems}
+    assert places == {"model.rms_norm_eps", "model.intermediate_size"}
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"model_type": "mamba"}))
+    with pytest.raises(UserError, match="of the family `mamba`"):
+        begin_from(model_of(spec), str(folder), spec, SHAPE)
+
+
+def test_a_document_is_read_as_if_it_stood_alone():
+    model = model_of(spec_of("llama"))
+    one, two = [60, 5, 7, 9], [60, 8, 2, 4, 4]
+    together = logits(model, torch.tensor([one + two]))[0]
+    for document, place in ((one, slice(0, 4)), (two, slice(4, 9))):
+        alone = logits(model, torch.tensor([document]))[0]
+        torch.testing.assert_close(together[place], alone, rtol=1e-4, atol=1e-5)
+    across = model_of(spec_of("llama", attention="sequence"))
+    mixed = logits(across, torch.tensor([one + two]))[0]
+    assert not torch.allclose(mixed[5:], together[5:], atol=1e-3)

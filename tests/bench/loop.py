@@ -84,7 +84,7 @@ def ours(batches: list[TensorBatch], log_every: int) -> float:
 def bare(batches: list[TensorBatch]) -> float:
     """Seconds of the loop that a person would write."""
     model = network().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, fused=True)
+    optimizer = build_optimizer(OptimizerSpec(), model)
     loss_of = torch.nn.BCEWithLogitsLoss()
     begin = time.perf_counter()
     for step in range(STEPS):

@@ -7,7 +7,7 @@ data ranks share the weights as shard ranks do: DDP does not know tensors that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -95,19 +95,19 @@ def unsynced(replica: nn.Module) -> Iterator[None]:
         yield
 
 
-def gradient_norm(model: nn.Module) -> Tensor:
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, the same on every rank."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not any(isinstance(gradient, DTensor) for gradient in gradients):
         return nn.utils.get_total_norm(gradients)
     return torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
 
 
-def clip(model: nn.Module, max_norm: float, norm: Tensor) -> None:
+def clip(parameters: Sequence[nn.Parameter], max_norm: float, norm: Tensor) -> None:
     """Scale gradients so that their norm is at most `max_norm`."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not any(isinstance(gradient, DTensor) for gradient in gradients):
-        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return
     factor = min(1.0, max_norm / (float(norm) + 1e-6))
     for gradient in gradients:

@@ -32,7 +32,9 @@ TOKENIZERS = "tokenizers"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that can predict from raw columns."""
+    """A model that can predict from raw columns. `target` is the text that a language model
+    learned to write.
+    """
 
     name: str
     task: str
@@ -41,6 +43,9 @@ class TrainedModel:
     inputs: tuple[InputColumn, ...]
     encoder: Encoder
     predictor: Predictor
+    spec: ModelSpec
+    shape: Shape
+    target: PackedColumn | None = None
 
     @property
     def packed_columns(self) -> tuple[PackedColumn, ...]:
@@ -143,6 +148,9 @@ def load_model(stored_folder: StorePath) -> TrainedModel:
         tuple(_own_input(column, folder) for column in value["features"]),
         Encoder.from_json(value["transforms"], str(folder / CODE_FOLDER)),
         load_predictor(spec, shape, folder),
+        spec,
+        shape,
+        _own_target(value, folder) if value["task"] == "language" else None,
     )
 
 
@@ -152,6 +160,13 @@ def _own_input(value: Mapping[str, Any], folder: Path) -> InputColumn:
     if column.kind != "tokens" or column.tokenizer == BYTES:
         return column
     return replace(column, tokenizer=str(folder / TOKENIZERS / column.tokenizer_digest))
+
+
+def _own_target(value: Mapping[str, Any], folder: Path) -> PackedColumn:
+    column = PackedColumn(**value["target"])
+    if column.tokenizer == BYTES:
+        return column
+    return replace(column, tokenizer=str(folder / TOKENIZERS / column.form.partition(":")[2]))
 
 
 def load_predictor(spec: ModelSpec, shape: Shape, folder: Path) -> Predictor:

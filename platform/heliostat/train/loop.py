@@ -122,12 +122,12 @@ class _Loop:
         self.progress = Progress()
         self.step = 0
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
-        self.device = next(task.model.parameters()).device.type
+        self.parameters = [p for p in task.model.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device.type
         self.micro_rows = task.micro_rows
-        self.first_parameter = next(p for p in task.model.parameters() if p.requires_grad)
         self.gradient_norm = torch.zeros(())
         self.saver = Saver(checkpoints)
-        self.pending: list[Tensor] = []  # local loss shares of steps not logged yet
+        self.pending: list[Tensor] = []  # shares of the losses of steps not logged yet
         self.rows_seen = 0
         self.history: list[dict[str, Any]] = []
         self.clock = time.perf_counter()
@@ -190,14 +190,16 @@ class _Loop:
         share = self._gradients(batch)
         self._look(batch, share)
         if task.clip_norm is not None:
-            self.gradient_norm = gradient_norm(task.model)
-            clip(task.model, task.clip_norm, self.gradient_norm)
+            self.gradient_norm = gradient_norm(self.parameters)
+            clip(self.parameters, task.clip_norm, self.gradient_norm)
         task.optimizer.step()
         self.pending.append(share)
         self.rows_seen += batch.global_rows
 
     def _gradients(self, batch: TensorBatch) -> Tensor:
-        """Fill the gradients, micro-batch by micro-batch; this rank's share of the loss."""
+        """Fill the gradients, micro-batch by micro-batch; this rank's share of the loss, times the
+        number of ranks.
+        """
         while True:
             try:
                 self.task.optimizer.zero_grad(set_to_none=True)
@@ -207,7 +209,7 @@ class _Loop:
                     torch.manual_seed(number)
                 pieces = batch.pieces(self.micro_rows)
                 shares = [self._backward(piece, piece is pieces[-1]) for piece in pieces]
-                return torch.stack(shares).sum()
+                return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
             except torch.OutOfMemoryError as error:
                 self._shrink(len(batch.rows), error)
 
@@ -217,8 +219,9 @@ class _Loop:
         with nullcontext() if is_last else unsynced(task.replica):
             loss = task.loss_sum(self._outputs(piece), piece.target, piece.weights)
             # Data parallelism averages gradients over ranks; the global mean needs their sum.
-            (loss * (self.world.size / weight)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach() / weight
+            loss = loss * (self.world.size / weight)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _outputs(self, piece: TensorBatch) -> Tensor:
         task = self.task
@@ -250,13 +253,13 @@ class _Loop:
         if not math.isfinite(float(share)):
             again = partial(self._outputs, batch)
             raise TrainError(forward_trouble(self.task.model, again, float(share), self.step + 1))
-        gradient = self.first_parameter.grad
+        gradient = self.parameters[0].grad
         if gradient is not None and not math.isfinite(float(local(gradient).sum())):
             raise TrainError(gradient_trouble(self.task.model, self.step + 1))
 
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
-        shares = torch.stack(self.pending).double().cpu().numpy()
+        shares = torch.stack(self.pending).double().cpu().numpy() / self.world.size
         wishes = np.array([self.control.stop_requested(), self.control.checkpoint_due()], float)
         total = self.world.sum(np.concatenate([shares, wishes]))
         losses = total[:-2]
@@ -265,7 +268,7 @@ class _Loop:
             if not math.isfinite(loss):
                 raise TrainError(f"the training loss is {loss} at step {first + i + 1}; {REMEDY}")
         if self.task.clip_norm is None:
-            self.gradient_norm = gradient_norm(self.task.model)
+            self.gradient_norm = gradient_norm(self.parameters)
         if not math.isfinite(float(self.gradient_norm)):
             raise TrainError(gradient_trouble(self.task.model, self.step))
         seconds = time.perf_counter() - self.clock

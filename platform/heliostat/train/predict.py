@@ -6,7 +6,7 @@ them and writes one Parquet file: the source's columns, and the predictions besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,21 @@ import pyarrow.parquet as pq
 from heliostat.catalog.catalog import Catalog, read_catalog
 from heliostat.catalog.read import read_groups
 from heliostat.data.pack import pack_table, unpack
+from heliostat.data.prepared import Prepared
+from heliostat.data.sequences import SequenceReader
 from heliostat.data.text import as_text
 from heliostat.data.units import Unit, run_units, units_of
-from heliostat.errors import DataError, Problem
+from heliostat.errors import DataError, Problem, UnavailableError
+from heliostat.models.predictor import TextPredictor
 from heliostat.plan.inputs import FITTING
 from heliostat.spec.metrics import metrics_of
+from heliostat.spec.model import GptModel
 from heliostat.storage.files import create_bytes
 from heliostat.storage.folders import new_file, publish_folder, remove_folder, stage_folder
 from heliostat.storage.objects import ObjectPath, StorePath, as_path
 from heliostat.train.artifact import TrainedModel, load_model
 from heliostat.train.metrics import compute_metrics, predicted_classes
+from heliostat.train.scoring import SEQUENCES_AT_ONCE, text_values
 
 PREDICTION = "prediction"
 SUCCESS = "_SUCCESS"
@@ -49,6 +54,10 @@ def predict(
     """
     if target.exists():
         raise DataError(Problem("--out", f"`{target}` exists", "name a new folder"))
+    if load_model(model).task == "language":
+        what = "writing texts with a language model is not available yet"
+        remedy = "`heliostat export RUN --format huggingface` writes it for `transformers`"
+        raise UnavailableError(Problem("predict", what, remedy))
     catalog = _checked_catalog(model, source)
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = target if isinstance(target, ObjectPath) else stage_folder(target.parent)
@@ -81,6 +90,8 @@ def evaluate(
     """
     trained = load_model(model)
     catalog = _checked_catalog(model, source, _scored_columns(trained))
+    if trained.task == "language":
+        return _evaluate_texts(model, catalog, num_tasks, progress)
     work = partial(_score_unit, model=_absolute(model))
     parts: dict[int, tuple[npt.NDArray[np.float64], ...]] = {}
     done = 0
@@ -98,6 +109,53 @@ def evaluate(
     names = metrics_of(trained.task)
     metrics = compute_metrics(trained.task, names, target[usable], scores[usable], weights[usable])
     return metrics, {"rows": len(target), "evaluated": int(usable.sum())}
+
+
+def _evaluate_texts(
+    model: StorePath, catalog: Catalog, num_tasks: int, progress: Callable[[int, int], None]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """The metrics of a language model: each unit's documents are packed by themselves."""
+    sums, done, learned = np.zeros(3), 0, 0
+    work = partial(_score_texts, model=_absolute(model))
+    for result in sorted(_watched(run_units(units_of(catalog), work, num_tasks), catalog, progress),
+                         key=lambda result: result["index"]):  # fmt: skip
+        sums += np.array(result["sums"])
+        done, learned = done + result["rows"], learned + result["documents"]
+    if not learned:
+        raise DataError(Problem("--data", "no row holds a text"))
+    return text_values(sums), {"rows": done, "evaluated": learned}
+
+
+def _watched(
+    results: Iterator[dict[str, Any]], catalog: Catalog, progress: Callable[[int, int], None]
+) -> Iterator[dict[str, Any]]:
+    done = 0
+    for result in results:
+        done += result["rows"]
+        progress(done, catalog.num_rows)
+        yield result
+
+
+def _score_texts(unit: Unit, model: str) -> dict[str, Any]:
+    trained = _model(model)
+    assert isinstance(trained.predictor, TextPredictor) and trained.target is not None
+    assert isinstance(trained.spec, GptModel)
+    columns = (*trained.packed_columns, trained.target)
+    names = [column.name for column in columns]
+    table = pa.concat_tables(piece.table for piece in read_groups(unit.groups, names))
+    packed = unpack(pack_table(table, columns)[0])
+    reader = SequenceReader(
+        Prepared.of_batch(packed), np.arange(table.num_rows), trained.target.name,
+        trained.inputs[0].name if trained.inputs else None, trained.shape.end,
+        trained.spec.max_tokens,
+    )  # fmt: skip
+    sums = np.zeros(3)
+    for start in range(0, reader.num_sequences, SEQUENCES_AT_ONCE):
+        every = np.arange(start, min(start + SEQUENCES_AT_ONCE, reader.num_sequences))
+        read = reader.encoded(every, every)
+        own = trained.predictor.token_sums(read.inputs.categories, read.target, read.weights)
+        sums += own.sum(0)
+    return {"rows": table.num_rows, "documents": reader.num_documents, "sums": sums.tolist()}
 
 
 def _checked_catalog(

@@ -61,7 +61,12 @@ def text_metrics(data: OpenData, side: str, predictor: Predictor, world: World) 
         read = reader.encoded(names, names)
         parts.append(predictor.token_sums(read.inputs.categories, read.target, read.weights))
     sums = gather(world, np.concatenate(parts), mine.start, count)
-    loss, hits, tokens = sums.sum(0).tolist()
+    return text_values(sums.sum(0))
+
+
+def text_values(sums: Scores) -> dict[str, float]:
+    """The metrics of a language model from the sums that `TextPredictor` gives, over all rows."""
+    loss, hits, tokens = sums.tolist()
     if not tokens or not math.isfinite(loss):
         return dict.fromkeys(metrics_of("language"), float("nan"))
     mean = loss / tokens

@@ -27,6 +27,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tests/bench/cold_run.py
 	$(BIN)/python tests/bench/loop.py
+	$(BIN)/python tests/bench/parallel.py
 	$(BIN)/python tests/bench/prepare.py
 	$(BIN)/python tests/bench/reader.py
 	$(BIN)/python tests/bench/trial_overhead.py

@@ -14,6 +14,7 @@ from heliostat.models.randomness import HashDropout, Randomness
 from heliostat.parallel.world import SoloWorld
 from heliostat.spec.train import LossSpec, OptimizerSpec, ParameterSpec, ScheduleSpec
 from heliostat.storage.lease import Lease
+from heliostat.train import scaling
 from heliostat.train.checkpoint import CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
 from heliostat.train.events import Committed, Resumed, Stepped, Stopped, Validated
@@ -283,11 +284,36 @@ def test_a_micro_batch_is_halved_when_memory_runs_out():
         run(replace(fixed, replica=Hungry(fixed.model)))
 
 
-def test_bfloat16_learns_nearly_the_same():
-    exact, rounded = task(), task(precision="bfloat16")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_nearly_the_same(precision):
+    exact, rounded = task(), task(precision=precision)
     losses = [[e.loss for e in run(one) if isinstance(e, Stepped)] for one in (exact, rounded)]
     assert losses[1] != losses[0] and losses[1] == pytest.approx(losses[0], rel=0.05)
     assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+
+
+def test_float16_leaves_out_what_overflows_and_resumes_with_its_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "FIRST_SCALE", 2.0**30)
+    monkeypatch.setattr(scaling, "STEPS_BETWEEN_RISES", 7)
+    whole = task(precision="float16", clip_norm=1.0)
+    before = weights(whole)
+    run(replace(whole, num_steps=1))
+    assert weights(whole) == before
+    whole = task(precision="float16", clip_norm=1.0)
+    losses = [event.loss for event in run(whole) if isinstance(event, Stepped)]
+    assert weights(whole) != before and losses[-1] < losses[0]
+    first = run(task(precision="float16", clip_norm=1.0), committed(tmp_path), StopAt(18))
+    assert isinstance(first[-1], Stopped)
+    resumed = task(precision="float16", clip_norm=1.0)
+    run(resumed, committed(tmp_path))
+    assert weights(resumed) == weights(whole)
+
+
+def test_float16_ends_where_no_scale_helps():
+    broken = task(precision="float16")
+    broken.model.layers[1] = Explodes(forward=False)
+    with pytest.raises(TrainError, match=r"gradient of `layers\.0\.\w+` is not finite at step"):
+        run(broken)
 
 
 class Explodes(nn.Module):

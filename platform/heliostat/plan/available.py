@@ -20,7 +20,6 @@ def unavailable_parts(job: Job) -> list[Problem]:
 def _parts(job: Job) -> Iterator[tuple[str, str]]:
     yield from _data_parts(job)
     yield from _model_parts(job)
-    yield from _train_parts(job)
     yield from _scale_parts(job)
     yield from _other_parts(job)
 
@@ -40,12 +39,6 @@ def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
         yield "model.kind", f"a model of kind `{model.kind}` is"
     if getattr(model, "lora", None):
         yield "model.lora", "low-rank adaptation is"
-
-
-def _train_parts(job: Job) -> Iterator[tuple[str, str]]:
-    train = job.spec.train
-    if train.precision == "float16":
-        yield "train.precision", f"precision `{train.precision}` is"
 
 
 def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:

@@ -33,9 +33,11 @@ from heliostat.train.events import LoopEvent, Resumed, Stepped, Stopped, Validat
 from heliostat.train.losses import LossSum
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
 from heliostat.train.saver import Saver
+from heliostat.train.scaling import LossScale
 from heliostat.train.stopping import Progress
 from heliostat.train.trouble import REMEDY, forward_trouble, gradient_trouble
 
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
 
@@ -120,6 +122,7 @@ class _Loop:
     def __init__(self, task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> None:
         self.task, self.world, self.checkpoints, self.control = task, world, checkpoints, control
         self.progress = Progress()
+        self.scale = LossScale.of(task.precision)
         self.step = 0
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
@@ -137,6 +140,8 @@ class _Loop:
         if checkpoint is not None:
             restore(checkpoint, self.task.model, self.task.optimizer)
             self.progress = Progress.from_json(checkpoint.manifest["progress"])
+            if "loss_scale" in checkpoint.manifest:
+                self.scale = LossScale.from_json(checkpoint.manifest["loss_scale"])
             self.step = checkpoint.step
             self.history = list(checkpoint.manifest["history"])
             yield Resumed(self.step, tuple(skipped), tuple(self.history))
@@ -189,7 +194,9 @@ class _Loop:
             group["lr"] = rate * factor
         share = self._gradients(batch)
         self._look(batch, share)
-        if task.clip_norm is not None:
+        if task.precision == "float16" and self._overflowed():
+            task.optimizer.zero_grad(set_to_none=True)
+        elif task.clip_norm is not None:
             self.gradient_norm = gradient_norm(self.parameters)
             clip(self.parameters, task.clip_norm, self.gradient_norm)
         task.optimizer.step()
@@ -220,16 +227,33 @@ class _Loop:
             loss = task.loss_sum(self._outputs(piece), piece.target, piece.weights)
             # Data parallelism averages gradients over ranks; the global mean needs their sum.
             loss = loss * (self.world.size / weight)
-            loss.backward()  # type: ignore[no-untyped-call]
+            scaled = loss * self.scale.scale if task.precision == "float16" else loss
+            scaled.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _outputs(self, piece: TensorBatch) -> Tensor:
         task = self.task
         task.randomness.set(self.step, piece.rows)
-        is_exact = task.precision == "float32"
-        with nullcontext() if is_exact else torch.autocast(self.device, torch.bfloat16):
+        dtype = AUTOCAST.get(task.precision)
+        with nullcontext() if dtype is None else torch.autocast(self.device, dtype):
             outputs: Tensor = task.replica(piece.numbers, piece.categories)
         return outputs
+
+    def _overflowed(self) -> bool:
+        """Scale the gradients back, or tell that they are too large for float16.
+
+        Raises:
+            TrainError: no scale makes them finite.
+        """
+        norm = gradient_norm(self.parameters)
+        overflowed = not math.isfinite(float(norm))
+        for parameter in self.parameters if not overflowed else ():
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / self.scale.scale)
+        self.scale = self.scale.after(overflowed)
+        if self.scale.is_exhausted:
+            raise TrainError(gradient_trouble(self.task.model, self.step + 1))
+        return overflowed
 
     def _shrink(self, num_rows: int, error: Exception) -> None:
         """Go on with half the micro-batch; on several ranks the others may wait already."""
@@ -254,7 +278,8 @@ class _Loop:
             again = partial(self._outputs, batch)
             raise TrainError(forward_trouble(self.task.model, again, float(share), self.step + 1))
         gradient = self.parameters[0].grad
-        if gradient is not None and not math.isfinite(float(local(gradient).sum())):
+        scaled = self.task.precision == "float16"  # what overflows there is left out
+        if gradient is not None and not scaled and not math.isfinite(float(local(gradient).sum())):
             raise TrainError(gradient_trouble(self.task.model, self.step + 1))
 
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
@@ -318,6 +343,7 @@ class _Loop:
             "seed": self.task.seed,
             "world": self.world.size,
             "progress": self.progress.to_json(),
+            "loss_scale": self.scale.to_json(),
             "history": list(self.history),
         } | dict(self.task.manifest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -116,16 +117,41 @@ def test_a_cut_model_is_resumed_bit_for_bit_and_in_another_shape(trained, tmp_pa
     again = place("cut")
     first, nothing, _ = trained(size, again, name="cut", stop_at=12, **job)
     assert nothing is None and len(first) == 13
+    # Every rank has written what it holds, and nobody the whole.
+    kept = sorted(Path(again.checkpoints).iterdir())[-1]
+    parts_of = {file.name.split("-model")[0] for file in kept.glob("*.safetensors")}
+    assert kept.name == "step-000000013"
+    assert parts_of == {f"shard-{rank + 1:05d}" for rank in range(size)}
     rest, _, resumed = trained(size, again, name="cut", **job)
     assert [*first, *rest] == losses
     for name, values in weights(whole).items():
         assert np.array_equal(weights(resumed)[name], values), name
-    other = place("other")
-    trained(size, other, name="other", stop_at=12, **job)
-    alone = parts("tabular_transformer", 1, checkpoint={"every_steps": 5})
-    rest, _, folder = trained(1, other, name="other", **alone)
-    np.testing.assert_allclose([*first, *rest], losses, rtol=1e-4)
-    assert_close(whole, folder)
+    for later, (number, cut) in {"alone": (1, {}), "more": (4, {"shard": 4})}.items():
+        other = place(later)
+        trained(size, other, name=later, stop_at=12, **job)
+        here = parts("tabular_transformer", number, cut, checkpoint={"every_steps": 5})
+        rest, _, folder = trained(number, other, name=later, **here)
+        np.testing.assert_allclose([*first, *rest], losses, rtol=1e-4)
+        assert_close(whole, folder)
+
+
+def test_a_whole_model_is_cut_later_and_the_best_is_found_in_parts(trained, tmp_path):
+    lease = Lease.acquire(tmp_path / "lease")
+    assert lease is not None
+    place = RunPlace(str(tmp_path / "c"), str(tmp_path / "lease"), lease.token)
+    train = TRAIN.replace("validate_every: 10", "validate_every: 1")
+    job = parts("mlp", checkpoint={"every_steps": 5}) | {"train": train}
+    begun, _, _ = trained(1, place, name="begun", stop_at=1, **job)
+    cut = parts("mlp", 2, {"shard": 2}, checkpoint={"every_steps": 5})
+    cut["train"] = train.replace("clip_norm", "early_stopping: {patience: 6}, clip_norm")
+    rest, metrics, _ = trained(2, place, name="cut", **cut)
+    assert len(begun) == 2 and len(begun) + len(rest) > 8
+    manifests = [
+        json.loads((f / "manifest.json").read_text()) for f in Path(place.checkpoints).iterdir()
+    ]
+    best = max((m for m in manifests if m["best"]), key=lambda m: m["step"])
+    assert best["layout"] == "shards" and best["progress"]["best_step"] == best["step"]
+    assert metrics["validation"]["auc"] == pytest.approx(best["progress"]["best_score"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,9 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, cut and placed as `model` is."""
+    """A whole tensor, cut and placed as `model` is; one that is cut already stays."""
+    if isinstance(tensor, DTensor):
+        return tensor
     tensor = tensor.to(model.device)
     if isinstance(model, DTensor):
         return distribute_tensor(tensor, model.device_mesh, model.placements)

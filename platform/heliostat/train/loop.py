@@ -29,11 +29,12 @@ from heliostat.parallel.world import World
 from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
 from heliostat.train.control import Control
-from heliostat.train.events import LoopEvent, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import Committed, LoopEvent, Resumed, Stepped, Stopped, Validated
 from heliostat.train.losses import LossSum
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
 from heliostat.train.saver import Saver
 from heliostat.train.scaling import LossScale
+from heliostat.train.shards import ShardWriter, is_sharded, restore_shards
 from heliostat.train.stopping import Progress
 from heliostat.train.trouble import REMEDY, forward_trouble, gradient_trouble
 
@@ -129,7 +130,8 @@ class _Loop:
         self.device = self.parameters[0].device.type
         self.micro_rows = task.micro_rows
         self.gradient_norm = torch.zeros(())
-        self.saver = Saver(checkpoints)
+        self.saver = Saver()
+        self.shards = ShardWriter.of(task.model, world, checkpoints)
         self.pending: list[Tensor] = []  # shares of the losses of steps not logged yet
         self.rows_seen = 0
         self.history: list[dict[str, Any]] = []
@@ -329,11 +331,21 @@ class _Loop:
         return improved
 
     def _commit(self, best: bool) -> None:
-        files = self._files() if self.world.leads or is_cut(self.task.model) else {}
-        if self.world.leads:
-            self.saver.start(self._manifest(), partial(_write, files), best)
+        manifest, model = self._manifest(), self.task.model
+        if self.shards is not None:
+            self.saver.start(self.shards.saving(manifest, best, model, self.task.optimizer))
+        elif self.world.leads or is_cut(model):
+            files = self._files()
+            if self.world.leads:
+                self.saver.start(partial(self._save, manifest, files, best))
         self.control.checkpoint_done()
         self.clock = time.perf_counter()
+
+    def _save(
+        self, manifest: dict[str, Any], files: Mapping[str, dict[str, Tensor]], best: bool
+    ) -> Committed:
+        self.checkpoints.save(manifest, partial(_write, files), best)
+        return Committed(int(manifest["step"]), best)
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -367,5 +379,8 @@ def peak_memory_bytes(device: str) -> int:
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and optimizer state back."""
+    if is_sharded(checkpoint):
+        restore_shards(checkpoint, model, optimizer)
+        return
     load_weights(model, checkpoint.folder / WEIGHTS)
     load_optimizer_tensors(optimizer, model, load_file(str(checkpoint.folder / OPTIMIZER)))

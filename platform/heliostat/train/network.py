@@ -30,6 +30,7 @@ from heliostat.train.loop import WEIGHTS, Fit, TensorBatch, fit
 from heliostat.train.losses import loss_sum
 from heliostat.train.optim import build_optimizer, rate_factor
 from heliostat.train.scoring import final_metrics, validation_metrics
+from heliostat.train.shards import is_sharded, load_sharded_weights
 from heliostat.train.transfer import begin_from, freeze
 
 LOGGED_STEPS = 200
@@ -67,7 +68,10 @@ def train_network(
             return
     best_step = step
     if spec.train.early_stopping is not None and (best := checkpoints.best()) is not None:
-        load_weights(scored, best.folder / WEIGHTS)
+        if is_sharded(best):
+            load_sharded_weights(scored, best.folder)
+        else:
+            load_weights(scored, best.folder / WEIGHTS)
         best_step = best.step
     elif scored is not model:
         load_whole(scored, cpu_state(model))

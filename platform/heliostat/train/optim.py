@@ -80,15 +80,22 @@ def rate_factor(spec: ScheduleSpec, step: int, num_steps: int, num_drops: int = 
     return spec.factor**num_drops if spec.name == "plateau" else 1.0
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors, which may be cut: `weight.exp_avg`, ..."""
+    return {
+        f"{name}.{key}": value.detach()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: `weight.exp_avg`, `weight.step`, ..."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                full = whole(value.detach())
-                tensors[f"{name}.{key}"] = full.to("cpu", copy=True).contiguous()
-    return tensors
+    """A copy of the optimizer's state on the CPU, whole: every rank must ask for it."""
+    return {
+        name: whole(value).to("cpu", copy=True).contiguous()
+        for name, value in optimizer_state(optimizer, model).items()
+    }
 
 
 def load_optimizer_tensors(

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from heliostat.train.checkpoint import Checkpoints
 from heliostat.train.events import Committed
+
+Save = Callable[[], Committed | None]
 
 
 class Saver:
     """Saves one checkpoint at a time. What is saved must be a copy: training changes its own."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
+    def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._committed: list[Committed] = []
         self._error: BaseException | None = None
 
-    def start(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
-        """Begin to save, once the one before has been committed.
+    def start(self, save: Save) -> None:
+        """Begin to save, once the one before has been committed. `save` tells what it committed, if
+        this rank commits.
 
         Raises:
             HeliostatError: as the one before did.
         """
         self._wait()
-        arguments = (dict(manifest), write, best)
-        self._thread = threading.Thread(target=self._save, args=arguments, name="checkpoint")
+        self._thread = threading.Thread(target=self._save, args=(save,), name="checkpoint")
         self._thread.start()
 
     def committed(self, wait: bool = False) -> list[Committed]:
@@ -50,9 +48,10 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _save(self, manifest: dict[str, Any], write: Callable[[Path], None], best: bool) -> None:
+    def _save(self, save: Save) -> None:
         try:
-            self.checkpoints.save(manifest, write, best)
-            self._committed.append(Committed(int(manifest["step"]), best))
+            committed = save()
+            if committed is not None:
+                self._committed.append(committed)
         except BaseException as error:  # raised again where training sees it
             self._error = error

@@ -1,0 +1,130 @@
+"""Checkpoints of a model that is cut: each rank writes its own parts, none gathers the whole.
+
+torch.distributed.checkpoint decides who writes what and reads it back for any other cut; its
+safetensors storage keeps it free of pickle. Parts are written beside training, over a process
+group of their own, into a folder that every rank sees; then the leader commits them as any
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
+
+from heliostat.parallel.apply import is_cut
+from heliostat.parallel.world import World
+from heliostat.storage.files import STAGE_PREFIX
+from heliostat.storage.folders import remove_folder
+from heliostat.train.checkpoint import Checkpoint, Checkpoints, CommittedCheckpoints
+from heliostat.train.events import Committed
+from heliostat.train.optim import load_optimizer_tensors, optimizer_state
+
+LAYOUT, SHARDS = "layout", "shards"
+WRITING_SECONDS = 1800.0
+MODEL, OPTIMIZER = "model/", "optimizer/"
+
+
+class ShardWriter:
+    """Where the ranks of a model that is cut write their parts."""
+
+    def __init__(self, checkpoints: CommittedCheckpoints, folder: Path, leads: bool) -> None:
+        self.checkpoints, self.folder, self.leads = checkpoints, folder, leads
+        self.group = dist.new_group(
+            backend="gloo", timeout=timedelta(seconds=WRITING_SECONDS)
+        )  # a thread's own: training goes on meanwhile
+
+    @classmethod
+    def of(cls, model: nn.Module, world: World, checkpoints: Checkpoints) -> ShardWriter | None:
+        """The writer, if the model is cut and its checkpoints lie in a folder; else the leader
+        writes the whole.
+        """
+        if not is_cut(model) or not isinstance(checkpoints, CommittedCheckpoints):
+            return None
+        folder = checkpoints.folder
+        return cls(checkpoints, folder, world.leads) if isinstance(folder, Path) else None
+
+    def saving(
+        self,
+        manifest: Mapping[str, Any],
+        best: bool,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> Callable[[], Committed | None]:
+        """Copy this rank's parts; what is to be done with them beside training, on every rank."""
+        state = {name: tensor.clone() for name, tensor in _state(model, optimizer).items()}
+        step = int(manifest["step"])
+        parts = self.folder / f"{STAGE_PREFIX}{self.checkpoints.token}-{step}"
+
+        def save() -> Committed | None:
+            parts.mkdir(parents=True, exist_ok=True)
+            writer = HuggingFaceStorageWriter(path=str(parts), save_distributed=True)
+            save_parts(state, storage_writer=writer, process_group=self.group)
+            if not self.leads:
+                return None
+
+            def move(stage: Path) -> None:
+                for file in sorted(parts.iterdir()):
+                    file.rename(stage / file.name)
+                remove_folder(parts)
+
+            self.checkpoints.save(dict(manifest) | {LAYOUT: SHARDS}, move, best)
+            return Committed(step, best)
+
+        return save
+
+
+def is_sharded(checkpoint: Checkpoint) -> bool:
+    """Whether ranks wrote it in parts."""
+    return checkpoint.manifest.get(LAYOUT) == SHARDS
+
+
+def restore_shards(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put weights and optimizer state back, cut as they are now, whatever the cut was."""
+    load_sharded_weights(model, checkpoint.folder)
+    stored = _stored_names(checkpoint.folder)
+    wanted: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        prefix = f"{OPTIMIZER}{name}."
+        for key in (k for k in stored if k.startswith(prefix)):
+            is_step = key == f"{prefix}step"
+            wanted[key] = torch.zeros(()) if is_step else torch.zeros_like(parameter.detach())
+    _load(wanted, checkpoint.folder)
+    tensors = {key.removeprefix(OPTIMIZER): tensor for key, tensor in wanted.items()}
+    load_optimizer_tensors(optimizer, model, tensors)
+
+
+def load_sharded_weights(model: nn.Module, folder: Path) -> None:
+    """Load the weights alone into a model that may be cut in any way, or not at all."""
+    _load({f"{MODEL}{name}": tensor for name, tensor in model.state_dict().items()}, folder)
+
+
+def _load(into: dict[str, Tensor], folder: Path) -> None:
+    if into:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # each rank reads by itself: we know
+            load(into, storage_reader=HuggingFaceStorageReader(path=str(folder)), no_dist=True)
+
+
+def _stored_names(folder: Path) -> set[str]:
+    return set(HuggingFaceStorageReader(path=str(folder)).read_metadata().state_dict_metadata)
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    weights = {f"{MODEL}{name}": t.detach() for name, t in model.state_dict().items()}
+    moments = optimizer_state(optimizer, model).items()
+    return weights | {f"{OPTIMIZER}{name}": tensor for name, tensor in moments}

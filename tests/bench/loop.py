@@ -15,11 +15,12 @@ import torch
 from heliostat.models.network import build_network
 from heliostat.models.predictor import Shape
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.world import SoloWorld
+from heliostat.parallel.apply import parallelized
+from heliostat.parallel.world import Degrees, SoloWorld, World
 from heliostat.spec.model import MlpModel
 from heliostat.spec.train import LossSpec, OptimizerSpec
 from heliostat.train.allocator import keep_freed_memory
-from heliostat.train.checkpoint import ScratchCheckpoints
+from heliostat.train.checkpoint import Checkpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
 from heliostat.train.loop import Fit, TensorBatch, fit
 from heliostat.train.losses import loss_sum
@@ -44,23 +45,36 @@ def main() -> None:
         )
 
 
-def batch(number: int) -> TensorBatch:
-    """Rows of noise, with a target."""
+def batch(number: int, num_ranks: int = 1) -> TensorBatch:
+    """Rows of noise, with a target; as many rows on every rank."""
     generator = torch.Generator().manual_seed(number)
     x = torch.randn(ROWS, NUMBERS, generator=generator)
-    codes, rows = torch.zeros(ROWS, 0, dtype=torch.int64), torch.arange(ROWS)
-    return TensorBatch(x, codes, (x[:, 0] > 0).long(), rows, torch.ones(ROWS), ROWS, float(ROWS))
+    codes, rows, whole = (
+        torch.zeros(ROWS, 0, dtype=torch.int64),
+        torch.arange(ROWS),
+        ROWS * num_ranks,
+    )
+    return TensorBatch(x, codes, (x[:, 0] > 0).long(), rows, torch.ones(ROWS), whole, float(whole))
 
 
-def network() -> torch.nn.Module:
+def network(spec: MlpModel) -> torch.nn.Module:
     """A new network, the same each time."""
     torch.manual_seed(0)
-    return build_network(MlpModel(kind="mlp"), Shape(NUMBERS, (), 1, "binary"), Randomness(), None)
+    return build_network(spec, Shape(NUMBERS, (), 1, "binary"), Randomness(), None).train()
 
 
 def ours(batches: list[TensorBatch], log_every: int) -> float:
     """Seconds of our loop."""
-    model = network().train()
+    return train(MlpModel(kind="mlp"), batches, STEPS, log_every, SoloWorld())
+
+
+def train(
+    spec: MlpModel, batches: list[TensorBatch], num_steps: int, log_every: int,
+    world: World, checkpoints: Checkpoints | None = None,
+    checkpoint_every: int | None = None,
+) -> float:  # fmt: skip
+    """Seconds of a training by our loop."""
+    model = network(spec)
 
     def endless(first: int):  # type: ignore[no-untyped-def]
         while True:
@@ -68,22 +82,23 @@ def ours(batches: list[TensorBatch], log_every: int) -> float:
             first += 1
 
     task = Fit(
-        model=model, replica=model, optimizer=build_optimizer(OptimizerSpec(), model),
+        model=model, replica=parallelized(model, world, Degrees()),
+        optimizer=build_optimizer(OptimizerSpec(), model),
         loss_sum=loss_sum(LossSpec(), "binary"), batches=endless,
         rate=lambda step, progress: 1.0, evaluate=lambda: {"auc": 0.5}, objective="auc",
-        goal="max", patience=None, num_steps=STEPS, steps_per_epoch=STEPS, steps_per_unit=STEPS,
-        validate_every=STEPS, log_every=log_every, checkpoint_every=None,
-        randomness=Randomness(), seed=0, validates=False,
+        goal="max", patience=None, num_steps=num_steps, steps_per_epoch=num_steps,
+        steps_per_unit=num_steps, validate_every=num_steps, log_every=log_every,
+        checkpoint_every=checkpoint_every, randomness=Randomness(), seed=0, validates=False,
     )  # fmt: skip
     begin = time.perf_counter()
-    for _ in fit(task, SoloWorld(), ScratchCheckpoints(), NoControl()):
+    for _ in fit(task, world, checkpoints or ScratchCheckpoints(), NoControl()):
         pass
     return time.perf_counter() - begin
 
 
 def bare(batches: list[TensorBatch]) -> float:
     """Seconds of the loop that a person would write."""
-    model = network().train()
+    model = network(MlpModel(kind="mlp"))
     optimizer = build_optimizer(OptimizerSpec(), model)
     loss_of = torch.nn.BCEWithLogitsLoss()
     begin = time.perf_counter()

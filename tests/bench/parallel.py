@@ -16,24 +16,19 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from loop import ROWS, batch, network, train
 from torch.nn.parallel import DistributedDataParallel
 
-from heliostat.models.network import build_network
-from heliostat.models.predictor import Shape
-from heliostat.models.randomness import Randomness
-from heliostat.parallel.apply import parallelized
-from heliostat.parallel.world import Degrees, SoloWorld, TorchWorld, World
+from heliostat.parallel.world import SoloWorld, TorchWorld, World
 from heliostat.spec.model import MlpModel
-from heliostat.spec.train import LossSpec, OptimizerSpec
+from heliostat.spec.train import OptimizerSpec
 from heliostat.storage.lease import Lease
 from heliostat.train.allocator import keep_freed_memory
-from heliostat.train.checkpoint import Checkpoints, CommittedCheckpoints, ScratchCheckpoints
-from heliostat.train.control import NoControl
-from heliostat.train.loop import Fit, TensorBatch, fit
-from heliostat.train.losses import loss_sum
+from heliostat.train.checkpoint import CommittedCheckpoints
+from heliostat.train.loop import TensorBatch
 from heliostat.train.optim import build_optimizer
 
-ROWS, NUMBERS, STEPS, TURNS, RANKS = 1024, 28, 400, 9, 2
+STEPS, TURNS, RANKS, LOG_EVERY = 400, 9, 2, 10
 WIDE, WIDE_STEPS, CHECKPOINTS = (1024, 1024, 1024), 120, 4
 
 
@@ -51,7 +46,7 @@ def main() -> None:
     for process in ranks:
         process.join()
     print(
-        f"mlp 128-128, batch {RANKS} x {ROWS}, {RANKS} ranks, logged every 10: {mine:,.0f} steps/s, "
+        f"mlp 128-128, batch {RANKS} x {ROWS}, {RANKS} ranks, logged every {LOG_EVERY}: {mine:,.0f} steps/s, "
         f"bare DDP {theirs:,.0f} steps/s, overhead {overhead:.1%}"
     )
     stall()
@@ -62,7 +57,7 @@ def rank(number: int, port: int, answers: multiprocessing.Queue) -> None:  # typ
     torch.set_num_threads(1)
     keep_freed_memory()
     world = TorchWorld(number, RANKS, f"127.0.0.1:{port}", 120.0)
-    batches = [batch(100 * number + i) for i in range(50)]
+    batches = [batch(100 * number + i, RANKS) for i in range(50)]
     ours(batches, world), bare(batches)
     pairs = [(ours(batches, world), bare(batches)) for _ in range(TURNS)]
     if number == 0:
@@ -83,8 +78,8 @@ def stall() -> None:
         wide = MlpModel(kind="mlp", hidden=WIDE)
         pairs = []
         for _ in range(TURNS):
-            without = train(wide, batches, SoloWorld(), ScratchCheckpoints(), WIDE_STEPS, None)
-            with_them = train(wide, batches, SoloWorld(), kept, WIDE_STEPS, every)
+            without = train(wide, batches, WIDE_STEPS, LOG_EVERY, SoloWorld())
+            with_them = train(wide, batches, WIDE_STEPS, LOG_EVERY, SoloWorld(), kept, every)
             pairs.append((with_them - without) / CHECKPOINTS)
             for folder in (Path(name) / "c").iterdir():
                 for file in folder.iterdir():
@@ -97,51 +92,9 @@ def stall() -> None:
     )
 
 
-def batch(number: int) -> TensorBatch:
-    """Rows of noise, with a target; as many rows on every rank."""
-    generator = torch.Generator().manual_seed(number)
-    x = torch.randn(ROWS, NUMBERS, generator=generator)
-    codes, rows = torch.zeros(ROWS, 0, dtype=torch.int64), torch.arange(ROWS)
-    whole = ROWS * (torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
-    return TensorBatch(x, codes, (x[:, 0] > 0).long(), rows, torch.ones(ROWS), whole, float(whole))
-
-
-def network(spec: MlpModel) -> torch.nn.Module:
-    """A new network, the same each time."""
-    torch.manual_seed(0)
-    return build_network(spec, Shape(NUMBERS, (), 1, "binary"), Randomness(), None).train()
-
-
 def ours(batches: list[TensorBatch], world: World) -> float:
     """Seconds of our loop."""
-    return train(MlpModel(kind="mlp"), batches, world, ScratchCheckpoints(), STEPS, None)
-
-
-def train(
-    spec: MlpModel, batches: list[TensorBatch], world: World, checkpoints: Checkpoints, steps: int,
-    checkpoint_every: int | None,
-) -> float:  # fmt: skip
-    """Seconds of a training by our loop."""
-    model = network(spec)
-
-    def endless(first: int):  # type: ignore[no-untyped-def]
-        while True:
-            yield batches[first % len(batches)]
-            first += 1
-
-    task = Fit(
-        model=model, replica=parallelized(model, world, Degrees()),
-        optimizer=build_optimizer(OptimizerSpec(), model),
-        loss_sum=loss_sum(LossSpec(), "binary"), batches=endless,
-        rate=lambda step, progress: 1.0, evaluate=lambda: {"auc": 0.5}, objective="auc",
-        goal="max", patience=None, num_steps=steps, steps_per_epoch=steps, steps_per_unit=steps,
-        validate_every=steps, log_every=10, checkpoint_every=checkpoint_every,
-        randomness=Randomness(), seed=0, validates=False,
-    )  # fmt: skip
-    begin = time.perf_counter()
-    for _ in fit(task, world, checkpoints, NoControl()):
-        pass
-    return time.perf_counter() - begin
+    return train(MlpModel(kind="mlp"), batches, STEPS, LOG_EVERY, world)
 
 
 def bare(batches: list[TensorBatch]) -> float:

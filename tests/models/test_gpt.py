@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from heliostat.errors import UserError
 from heliostat.models.gpt import Gpt
-from heliostat.models.huggingface import CONFIG, export
+from heliostat.models.huggingface import CONFIG, check_config, export
 from heliostat.models.network import WEIGHTS, cpu_state
 from heliostat.models.predictor import Shape
 from heliostat.models.randomness import Randomness
@@ -67,7 +67,8 @@ def test_logits_are_those_of_transformers_and_weights_go_both_ways(tmp_path, fam
     saved = tmp_path / "saved"
     theirs.save_pretrained(saved)
     again = Gpt(spec, SHAPE.num_outputs, SHAPE.end, Randomness())
-    told = begin_from(again, str(saved), spec, SHAPE)
+    check_config(str(saved), spec, SHAPE)
+    told = begin_from(again, str(saved))
     assert f"begins with {len(model.state_dict())} of {len(model.state_dict())} weights" in told
     torch.testing.assert_close(logits(again, tokens), logits(model, tokens), rtol=0, atol=0)
 
@@ -77,13 +78,13 @@ def test_a_model_of_other_sizes_is_refused_by_key(tmp_path):
     folder = exported(model_of(spec), spec, tmp_path)
     other = spec_of("llama", intermediate_size=96, rms_norm_eps=1e-5)
     with pytest.raises(UserError) as error:
-        begin_from(model_of(other), str(folder), other, SHAPE)
+        check_config(str(folder), other, SHAPE)
     places = {problem.place for problem in error.value.problems}
     assert places == {"model.rms_norm_eps", "model.intermediate_size"}
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"model_type": "mamba"}))
     with pytest.raises(UserError, match="of the family `mamba`"):
-        begin_from(model_of(spec), str(folder), spec, SHAPE)
+        check_config(str(folder), spec, SHAPE)
 
 
 def test_a_document_is_read_as_if_it_stood_alone():

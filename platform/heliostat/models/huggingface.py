@@ -13,6 +13,7 @@ from typing import Any
 from heliostat.errors import Problem, UserError
 from heliostat.models.predictor import Shape
 from heliostat.spec.model import GptModel
+from heliostat.storage.objects import as_path
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -46,15 +47,16 @@ def export(spec: GptModel, shape: Shape, weights: Path, tokenizer: Path | None, 
         shutil.copyfile(file, to / file.name)
 
 
-def check_config(folder: Path, spec: GptModel, shape: Shape, location: str) -> None:
-    """Whether the model in a folder has the sizes of ours.
+def check_config(location: str, spec: GptModel, shape: Shape) -> None:
+    """Whether the model at `location`, if it says what it is, has the sizes of ours.
 
     Raises:
         UserError: names each key of `model` that differs, and what to write.
     """
-    if not (folder / CONFIG).exists():
+    config = as_path(location) / CONFIG
+    if not config.exists():
         return
-    theirs: Mapping[str, Any] = json.loads((folder / CONFIG).read_text())
+    theirs: Mapping[str, Any] = json.loads(config.read_bytes())
     family = theirs.get("model_type")
     if family not in FAMILIES:
         what = f"`{location}` is of the family `{family}`"

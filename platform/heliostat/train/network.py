@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from heliostat.data.reader import Batches, EpochBatches
 from heliostat.data.sieve import Sieve
+from heliostat.models.huggingface import check_config
 from heliostat.models.network import NetworkPredictor, build_network, cpu_state, load_weights
 from heliostat.models.randomness import Randomness
 from heliostat.parallel.apply import Means, load_whole, parallelized
 from heliostat.parallel.world import Degrees, World
-from heliostat.spec.model import NetworkModel
+from heliostat.spec.model import GptModel, NetworkModel
 from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.artifact import save_model
 from heliostat.train.assignment import Assignment, OpenData
@@ -50,7 +51,9 @@ def train_network(
     code = assignment.code_folder
     model = build_network(spec.model, data.shape, randomness, code)
     if spec.model.init_from is not None:
-        yield Noted(begin_from(model, spec.model.init_from, spec.model, data.shape))
+        if isinstance(spec.model, GptModel):
+            check_config(spec.model.init_from, spec.model, data.shape)
+        yield Noted(begin_from(model, spec.model.init_from))
     freeze(model, spec.model.freeze)
     model = model.to(device)
     degrees = Degrees(spec.scale.parallel.shard, spec.scale.parallel.tensor)

@@ -8,22 +8,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heliostat.errors import Problem, UserError
-from heliostat.models.huggingface import check_config
-from heliostat.models.predictor import Shape
-from heliostat.spec.model import GptModel, NetworkModel
 from heliostat.storage.cache import local_copy
 from heliostat.storage.objects import ObjectPath, as_path
 
 
-def begin_from(model: nn.Module, location: str, spec: NetworkModel, shape: Shape) -> str:
+def begin_from(model: nn.Module, location: str) -> str:
     """Load the weights whose names and shapes fit, from a model folder, a folder of safetensors,
     or one such file; a sentence about what did.
 
     Raises:
-        UserError: nothing there fits, or a language model has other sizes.
+        UserError: nothing there fits.
     """
-    if isinstance(spec, GptModel) and not location.endswith(".safetensors"):
-        check_config(local_copy(as_path(location)), spec, shape, location)
     found = _tensors(location)
     own = model.state_dict()
     taken = {

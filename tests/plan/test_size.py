@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from heliostat.errors import UserError
 from heliostat.models.network import build_network
 from heliostat.models.predictor import Shape
 from heliostat.models.randomness import Randomness
@@ -61,6 +62,35 @@ def test_a_language_model_is_as_large_as_planned(make_job, tmp_path, keys):
     with FlopCounterMode(display=False) as counter, plain, torch.no_grad():
         module(torch.empty(2, 0), torch.zeros(2, 16, dtype=torch.int64))
     assert plan.size.flops_per_row * 2 == 3 * counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["data.features={ask: {type: text, max_tokens: 4}}"], "a prompt is text"),
+        (["data.features={ask: text, say: text, more: text}"], "takes one text before"),
+        (["model.vocab_size=100"], "the tokenizer has 257 tokens"),
+        (["model.tokenizer=/nowhere"], "holds no tokenizer.json"),
+        (["model.num_attention_heads=5"], "5 heads do not divide hidden_size = 24"),
+        (["model.num_key_value_heads=3"], "does not divide num_attention_heads"),
+        (["data.split.method=stratified"], "task `language` has none"),
+        (["data.ingest=stream"], "packs rows by themselves"),
+        (["data.split.folds=3"], "one validation side"),
+        (["data.task=binary"], "does not do task `binary`"),
+        (["scale.workers=4", "scale.parallel.tensor=4"], "4 does not divide model.num_key_value"),
+    ],
+)
+def test_what_a_language_model_cannot_do_is_refused(make_job, tmp_path, settings, sentence):
+    source = tmp_path / "texts.parquet"
+    words = ["a text"] * 30
+    pq.write_table(pa.table({"say": words, "ask": words, "more": words}), source)
+    sizes = "max_tokens: 16, hidden_size: 24, num_attention_heads: 4, num_key_value_heads: 2"
+    job = make_job(
+        data=f"data: {{source: {source}, target: say, task: language}}",
+        model=f"model: {{kind: gpt, {sizes}}}", train="train: {batch_size: 8}",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=sentence):
+        plan_of(job, *settings)
 
 
 def test_what_the_data_must_tell_makes_a_lower_bound(make_job, heliostat):

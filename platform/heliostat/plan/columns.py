@@ -24,7 +24,7 @@ from heliostat.plan.inputs import (
     resolved_input,
 )
 from heliostat.plan.stream import stream_identity
-from heliostat.spec.data import AutoFeature, CustomFeature, DataSpec, IgnoreFeature
+from heliostat.spec.data import AutoFeature, CustomFeature, DataSpec, IgnoreFeature, TextFeature
 from heliostat.spec.identity import digest_of
 from heliostat.spec.load import Job
 from heliostat.spec.model import GptModel
@@ -123,7 +123,14 @@ class _Resolver:
 
     def _prompt(self) -> list[InputColumn]:
         """The column that a language model is given before what it learns to write, if any."""
-        names = list(self.job.spec.data.features or {})
+        features = self.job.spec.data.features or {}
+        names = list(features)
+        for name, feature in features.items():
+            if not isinstance(feature, (TextFeature, AutoFeature)) or feature.model_fields_set - {
+                "type"
+            }:
+                what = "a prompt is text, as tokens of `model.tokenizer`"
+                self.complain(f"data.features.{name}", what, f"write `{name}: text`")
         found = [self._column(f"data.features.{name}", name) for name in names]
         for name in names[1:]:
             what = "a language model takes one text before what it learns to write"

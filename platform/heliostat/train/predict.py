@@ -94,12 +94,9 @@ def evaluate(
         return _evaluate_texts(model, catalog, num_tasks, progress)
     work = partial(_score_unit, model=_absolute(model))
     parts: dict[int, tuple[npt.NDArray[np.float64], ...]] = {}
-    done = 0
-    for result in run_units(units_of(catalog), work, num_tasks):
+    for result in _watched(run_units(units_of(catalog), work, num_tasks), catalog, progress):
         columns = (result[key] for key in ("target", "scores", "weights"))
         parts[result["index"]] = tuple(np.array(column, np.float64) for column in columns)
-        done += result["rows"]
-        progress(done, catalog.num_rows)
     ordered = [parts[index] for index in sorted(parts)]
     target, scores, weights = (np.concatenate(column) for column in zip(*ordered, strict=True))
     usable = ~np.isnan(target) & ~np.isnan(scores.reshape(len(scores), -1)).any(1)
@@ -115,20 +112,20 @@ def _evaluate_texts(
     model: StorePath, catalog: Catalog, num_tasks: int, progress: Callable[[int, int], None]
 ) -> tuple[dict[str, float], dict[str, int]]:
     """The metrics of a language model: each unit's documents are packed by themselves."""
-    sums, done, learned = np.zeros(3), 0, 0
     work = partial(_score_texts, model=_absolute(model))
-    for result in sorted(_watched(run_units(units_of(catalog), work, num_tasks), catalog, progress),
-                         key=lambda result: result["index"]):  # fmt: skip
-        sums += np.array(result["sums"])
-        done, learned = done + result["rows"], learned + result["documents"]
+    results = list(_watched(run_units(units_of(catalog), work, num_tasks), catalog, progress))
+    results.sort(key=lambda result: int(result["index"]))  # sums in one order have the same bits
+    learned = sum(result["documents"] for result in results)
     if not learned:
         raise DataError(Problem("--data", "no row holds a text"))
-    return text_values(sums), {"rows": done, "evaluated": learned}
+    sums = np.sum([result["sums"] for result in results], axis=0)
+    return text_values(sums), {"rows": catalog.num_rows, "evaluated": learned}
 
 
 def _watched(
     results: Iterator[dict[str, Any]], catalog: Catalog, progress: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
+    """The results as they come, with word of how many rows are done."""
     done = 0
     for result in results:
         done += result["rows"]

@@ -8,6 +8,7 @@ the look for what is not finite, logging, stop requests.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -96,16 +97,23 @@ def train(
     return time.perf_counter() - begin
 
 
-def bare(batches: list[TensorBatch]) -> float:
-    """Seconds of the loop that a person would write."""
+def bare(
+    batches: list[TensorBatch],
+    num_steps: int = STEPS,
+    replicated: Callable[[torch.nn.Module], torch.nn.Module] = lambda model: model,
+) -> float:
+    """Seconds of the loop that a person would write; `replicated` wraps the model for several
+    ranks.
+    """
     model = network(MlpModel(kind="mlp"))
+    replica = replicated(model)
     optimizer = build_optimizer(OptimizerSpec(), model)
     loss_of = torch.nn.BCEWithLogitsLoss()
     begin = time.perf_counter()
-    for step in range(STEPS):
+    for step in range(num_steps):
         now = batches[step % len(batches)]
         optimizer.zero_grad()
-        loss = loss_of(model(now.numbers, now.categories)[:, 0], now.target.float())
+        loss = loss_of(replica(now.numbers, now.categories)[:, 0], now.target.float())
         loss.backward()
         optimizer.step()
     return time.perf_counter() - begin

@@ -11,22 +11,20 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
-from loop import ROWS, batch, network, train
+from loop import ROWS, bare, batch, train
 from torch.nn.parallel import DistributedDataParallel
 
 from heliostat.parallel.world import SoloWorld, TorchWorld, World
 from heliostat.spec.model import MlpModel
-from heliostat.spec.train import OptimizerSpec
 from heliostat.storage.lease import Lease
 from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.checkpoint import CommittedCheckpoints
 from heliostat.train.loop import TensorBatch
-from heliostat.train.optim import build_optimizer
 
 STEPS, TURNS, RANKS, LOG_EVERY = 400, 9, 2, 10
 WIDE, WIDE_STEPS, CHECKPOINTS = (1024, 1024, 1024), 120, 4
@@ -42,12 +40,12 @@ def main() -> None:
     ranks = [context.Process(target=rank, args=(i, port, answers)) for i in range(RANKS)]
     for process in ranks:
         process.start()
-    mine, theirs, overhead = answers.get(timeout=600)
+    mine, bare_rate, overhead = answers.get(timeout=600)
     for process in ranks:
         process.join()
     print(
         f"mlp 128-128, batch {RANKS} x {ROWS}, {RANKS} ranks, logged every {LOG_EVERY}: {mine:,.0f} steps/s, "
-        f"bare DDP {theirs:,.0f} steps/s, overhead {overhead:.1%}"
+        f"bare DDP {bare_rate:,.0f} steps/s, overhead {overhead:.1%}"
     )
     stall()
 
@@ -58,11 +56,11 @@ def rank(number: int, port: int, answers: multiprocessing.Queue) -> None:  # typ
     keep_freed_memory()
     world = TorchWorld(number, RANKS, f"127.0.0.1:{port}", 120.0)
     batches = [batch(100 * number + i, RANKS) for i in range(50)]
-    ours(batches, world), bare(batches)
-    pairs = [(ours(batches, world), bare(batches)) for _ in range(TURNS)]
+    ours(batches, world), theirs(batches)
+    pairs = [(ours(batches, world), theirs(batches)) for _ in range(TURNS)]
     if number == 0:
-        mine, theirs = (STEPS / median(seconds) for seconds in zip(*pairs, strict=True))
-        answers.put((mine, theirs, median(m / t for m, t in pairs) - 1))
+        rates = tuple(STEPS / median(seconds) for seconds in zip(*pairs, strict=True))
+        answers.put((*rates, median(m / t for m, t in pairs) - 1))
     world.close()
 
 
@@ -97,20 +95,10 @@ def ours(batches: list[TensorBatch], world: World) -> float:
     return train(MlpModel(kind="mlp"), batches, STEPS, LOG_EVERY, world)
 
 
-def bare(batches: list[TensorBatch]) -> float:
-    """Seconds of the loop that a person would write."""
-    model = network(MlpModel(kind="mlp"))
-    replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    optimizer = build_optimizer(OptimizerSpec(), model)
-    loss_of = torch.nn.BCEWithLogitsLoss()
-    begin = time.perf_counter()
-    for step in range(STEPS):
-        now = batches[step % len(batches)]
-        optimizer.zero_grad()
-        loss = loss_of(replica(now.numbers, now.categories)[:, 0], now.target.float())
-        loss.backward()
-        optimizer.step()
-    return time.perf_counter() - begin
+def theirs(batches: list[TensorBatch]) -> float:
+    """Seconds of the same script in bare DDP."""
+    ddp = partial(DistributedDataParallel, gradient_as_bucket_view=True)
+    return bare(batches, STEPS, ddp)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from heliostat.errors import UserError
@@ -17,7 +18,6 @@ from heliostat.models.randomness import Randomness
 from heliostat.spec.model import GptModel
 from heliostat.train.transfer import begin_from
 
-transformers = pytest.importorskip("transformers")
 SHAPE = Shape(0, (), 61, "language", end=60)
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "max_tokens": 24}
 FAMILIES = {

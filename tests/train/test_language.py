@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 from heliostat.data.prepared import Prepared
 from heliostat.data.reader import EpochBatches
@@ -22,7 +23,6 @@ from heliostat.train.optim import rate_factor
 from tests.conftest import job_text
 from tests.data.packing import plan_of
 
-transformers = pytest.importorskip("transformers")
 STEPS, BATCH, TOKENS = 30, 8, 32
 MODEL = "{kind: gpt, max_tokens: 32, hidden_size: 32, num_attention_heads: 4, attention: sequence,"
 MODEL += " num_hidden_layers: 2, num_key_value_heads: 2, intermediate_size: 64"

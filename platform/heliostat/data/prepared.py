@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from heliostat.catalog.catalog import RowGroup
-from heliostat.data.blocks import gather_of
 from heliostat.data.hashing import Hashes, key_of, row_hashes
 from heliostat.data.pack import Packed, unpack
 from heliostat.errors import ArtifactError
@@ -110,24 +109,10 @@ class Prepared:
             at = end
         return np.concatenate(parts)
 
-    def exact(self, name: str) -> npt.NDArray[np.float64]:
-        """An `exact` column of all rows."""
-        return np.concatenate([shard.exact[name] for shard in self.shards])
-
     def number(self, name: str) -> npt.NDArray[np.float32]:
         """A `number` column of all rows."""
         i = self._number_index[name]
         return np.concatenate([shard.numbers[:, i] for shard in self.shards])
-
-    def values(self, name: str, part: str) -> npt.NDArray[np.floating]:
-        """One number of a column, of all rows; see `blocks`."""
-        if not part:
-            return self.number(name)
-        columns = [
-            gather_of(shard, [name], [part])(np.arange(shard.num_rows))[:, 0]
-            for shard in self.shards
-        ]
-        return np.concatenate(columns)
 
     def spans(self) -> Iterator[tuple[Packed, int, int]]:
         """Each shard with its first row and the one after its last."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heliostat.data.clean import clean_rows
+from heliostat.data.duplicates import content_hashes
 from heliostat.data.encode import FIRST_VALUE, MISSING, UNKNOWN, Encoder
 from heliostat.data.fit import fit_encoder
 from heliostat.data.pack import pack_table, unpack
@@ -118,6 +119,8 @@ def test_cleaning_drops_and_counts(tmp_path, monkeypatch, source):
     cleaned = clean_rows(prepared, plan.columns, plan.job.spec.data.clean)
     assert cleaned.dropped == {"a: missing": 23, "duplicate rows": 27}
     assert not cleaned.keep[N:].any() and cleaned.keep.sum() == 180
+    for index, shard in enumerate(prepared.shards):  # hashed where they were packed
+        np.testing.assert_array_equal(prepared.contents[index], content_hashes(shard))
 
 
 def test_an_infinite_number_is_missing_and_counted(tmp_path, monkeypatch):

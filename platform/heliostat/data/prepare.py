@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from heliostat.catalog.read import Piece, read_groups
 from heliostat.data.clean import check_target, merged_counts
+from heliostat.data.duplicates import content_hashes
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.prepared import MANIFEST, Prepared
 from heliostat.data.sieve import Sieve, sieve_of
@@ -140,6 +141,7 @@ def _pack_all(
         row_filter=plan.job.spec.data.filter,
         folder=str(stage),
         sieve=sieve_of(plan) if plan.job.spec.data.ingest == "stream" else None,
+        hashed=plan.job.spec.data.clean.duplicates == "drop",
     )
     done = sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in left)
     results = run_units(left, work, num_tasks, patience) if left else iter(())
@@ -176,6 +178,7 @@ def _pack_unit(
     row_filter: str | None,
     folder: str,
     sieve: Sieve | None,
+    hashed: bool,
 ) -> dict[str, Any]:
     """Write a unit's shards, and then its note."""
     names = sorted({column.name for column in columns})
@@ -187,9 +190,10 @@ def _pack_unit(
         filtered += sum(piece.num_read - len(piece.rows) for piece in pieces)
         full = [piece for piece in pieces if len(piece.rows)]
         if full:
-            path = as_path(folder) / f"shard-{unit.index:06d}-{len(shards)}.arrow"
+            place = as_path(folder) / f"shard-{unit.index:06d}-{len(shards)}"
             gaps = row_filter is not None or sieve is not None
-            shards.append(_write_shard(path, full, columns, gaps))
+            shard, batch = _write_shard(_with(place, ".arrow"), full, columns, gaps)
+            shards.append(shard | (_write_hashes(_with(place, ".npy"), batch) if hashed else {}))
     result = {"format": FORMAT, "shards": shards, "filtered": filtered} | sifted.facts()
     with new_file(_note(as_path(folder), unit)) as note:
         note.write_bytes(encode_json(result))
@@ -245,9 +249,13 @@ def _shard_sized(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield run
 
 
+def _with(place: StorePath, suffix: str) -> StorePath:
+    return place.parent / f"{place.name}{suffix}"
+
+
 def _write_shard(
     path: StorePath, pieces: Sequence[Piece], columns: tuple[PackedColumn, ...], gaps: bool
-) -> Shard:
+) -> tuple[Shard, pa.RecordBatch]:
     rows = np.concatenate([piece.rows for piece in pieces])
     table = pa.concat_tables(piece.table for piece in pieces)
     batch, infinite = pack_table(table, columns, rows if gaps else None)
@@ -258,13 +266,21 @@ def _write_shard(
             # Begin to write it to disk and go on: publishing waits for what is left.
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         num_bytes = file.stat().st_size
-    return {
+    shard = {
         "file": path.name,
         "rows": batch.num_rows,
         "bytes": num_bytes,
         "segments": _segments(pieces, gaps),
         "infinite": infinite,
     }
+    return shard, batch
+
+
+def _write_hashes(path: StorePath, batch: pa.RecordBatch) -> Shard:
+    """Beside a shard, a hash of what each of its rows holds."""
+    with new_file(path) as file, file.open("wb") as sink:
+        np.save(sink, content_hashes(unpack(batch)))
+    return {"hashes": path.name}
 
 
 def _segments(pieces: Sequence[Piece], gaps: bool) -> list[list[str | int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class StreamFacts:
 class Prepared:
     """Rows are numbered through all shards in catalog order; `offsets[i]` is the first row of
     shard i, and `offsets[-1]` the number of rows. `filtered` rows of the source are not here.
+    `contents` are the hashes of what the rows hold, of the shards that were packed with them.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Prepared:
     infinite: dict[str, int]
     filtered: int
     stream: StreamFacts | None = None
+    contents: Mapping[int, Hashes] = field(default_factory=dict)
 
     @classmethod
     def of_batch(cls, packed: Packed) -> Prepared:
@@ -129,7 +131,10 @@ def _open(folder: Path) -> Prepared:
     manifest = read_json(folder / MANIFEST)
     shards, segments = [], []
     infinite: dict[str, int] = {}
-    for entry in manifest["shards"]:
+    contents = {}
+    for index, entry in enumerate(manifest["shards"]):
+        if "hashes" in entry:
+            contents[index] = np.load(folder / entry["hashes"], mmap_mode="r")
         shards.append(_map_shard(folder / entry["file"], entry["rows"]))
         segments.append(tuple(Segment(*segment) for segment in entry["segments"]))
         for name, count in entry["infinite"].items():
@@ -145,6 +150,7 @@ def _open(folder: Path) -> Prepared:
         infinite,
         manifest.get("filtered", 0),
         StreamFacts.from_json(manifest["stream"]) if manifest.get("stream") else None,
+        contents,
     )
 
 

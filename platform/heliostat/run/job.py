@@ -23,7 +23,7 @@ from heliostat.plan.text import plan_text
 from heliostat.report.console import Console, duration_text, metric_text
 from heliostat.report.follow import follow
 from heliostat.report.result import Result
-from heliostat.run.ahead import import_ahead
+from heliostat.run.ahead import fetch_ahead, import_ahead
 from heliostat.run.begin import with_beginning
 from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
@@ -214,11 +214,9 @@ class _Run:
         with self.clock.phase("prepare"):
             tasks = self._data_tasks(cluster)
             prepared = prepare(plan, self.storage.prepared, tasks, self._preparing)
-        how = (
-            "found prepared"
-            if reused
-            else f"prepared in {duration_text(self.clock.seconds['prepare'])}"
-        )
+        fetch_ahead(self.storage.prepared / plan.prepared_digest)
+        seconds = duration_text(self.clock.seconds["prepare"])
+        how = "found prepared" if reused else f"prepared in {seconds}"
         self.console.line(f"data      {prepared.num_rows:,} rows {how}")
         assignment = Assignment(
             job=self.spec.model_dump(mode="json", by_alias=True),

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliostat.data import clean
+from heliostat.data import duplicates
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.prepared import Prepared
 from heliostat.plan.inputs import PackedColumn
@@ -21,9 +21,14 @@ rows = st.tuples(
 )
 
 
-@given(st.lists(rows, min_size=1, max_size=60), st.integers(1, 20), st.integers(1, 20))
+@given(
+    st.lists(rows, min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.sets(st.integers(0, 59)),
+)
 @settings(max_examples=150, deadline=None)
-def test_the_first_kept_of_equal_rows_stays(table, per_shard, at_once):
+def test_the_first_kept_of_equal_rows_stays(table, per_shard, at_once, hashed):
     shards = []
     for start in range(0, len(table), per_shard):
         x, c, t, _ = zip(*table[start : start + per_shard], strict=True)
@@ -31,7 +36,11 @@ def test_the_first_kept_of_equal_rows_stays(table, per_shard, at_once):
         shards.append(unpack(pack_table(arrays, COLUMNS)[0]))
     offsets = np.cumsum([0, *(shard.num_rows for shard in shards)])
     first = Prepared.of_batch(shards[0])
-    prepared = Prepared(first.folder, "", tuple(shards), ((),) * len(shards), offsets, {}, 0)
+    contents = {i: duplicates.content_hashes(shards[i]) for i in hashed if i < len(shards)}
+    segments = ((),) * len(shards)
+    prepared = Prepared(
+        first.folder, "", tuple(shards), segments, offsets, {}, 0, contents=contents
+    )
     keep = np.array([row[3] for row in table])
     seen, expected = set(), []
     for x, c, t, kept in table:
@@ -39,9 +48,9 @@ def test_the_first_kept_of_equal_rows_stays(table, per_shard, at_once):
         expected.append(kept and value in seen)
         if kept:
             seen.add(value)
-    before = clean.ROWS_COMPARED_AT_ONCE
-    clean.ROWS_COMPARED_AT_ONCE = at_once
+    before = duplicates.ROWS_COMPARED_AT_ONCE
+    duplicates.ROWS_COMPARED_AT_ONCE = at_once
     try:
-        np.testing.assert_array_equal(clean.repeats(prepared, keep), expected)
+        np.testing.assert_array_equal(duplicates.repeats(prepared, keep), expected)
     finally:
-        clean.ROWS_COMPARED_AT_ONCE = before
+        duplicates.ROWS_COMPARED_AT_ONCE = before

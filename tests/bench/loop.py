@@ -23,9 +23,10 @@ from heliostat.spec.train import LossSpec, OptimizerSpec
 from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.checkpoint import Checkpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
-from heliostat.train.loop import Fit, TensorBatch, fit
+from heliostat.train.loop import fit
 from heliostat.train.losses import loss_sum
 from heliostat.train.optim import build_optimizer
+from heliostat.train.task import Fit, TensorBatch
 
 ROWS, NUMBERS, STEPS, TURNS = 1024, 28, 1000, 5
 

@@ -24,7 +24,7 @@ from heliostat.spec.model import MlpModel
 from heliostat.storage.lease import Lease
 from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.checkpoint import CommittedCheckpoints
-from heliostat.train.loop import TensorBatch
+from heliostat.train.task import TensorBatch
 
 STEPS, TURNS, RANKS, LOG_EVERY = 400, 9, 2, 10
 WIDE, WIDE_STEPS, CHECKPOINTS = (1024, 1024, 1024), 120, 4

@@ -18,9 +18,10 @@ from heliostat.train import scaling
 from heliostat.train.checkpoint import CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
 from heliostat.train.events import Committed, Resumed, Stepped, Stopped, Validated
-from heliostat.train.loop import Fit, TensorBatch, fit
+from heliostat.train.loop import fit
 from heliostat.train.losses import loss_sum
-from heliostat.train.optim import build_optimizer, rate_factor
+from heliostat.train.optim import build_optimizer, check_patterns, rate_factor
+from heliostat.train.task import Fit, TensorBatch
 
 STEPS, PER_EPOCH = 40, 10
 
@@ -240,7 +241,7 @@ def test_parameters_have_settings_of_their_own():
         "layers.3.weight": (0.1, 0.01), "layers.3.bias": (0.1, 3.0),
     }  # fmt: skip
     with pytest.raises(UserError, match=r"head\.\*: fits no parameter.*layers\.0\.weight"):
-        build_optimizer(OptimizerSpec(parameters={"head.*": ParameterSpec()}), net)
+        check_patterns(OptimizerSpec(parameters={"head.*": ParameterSpec()}), net)
 
 
 def close(one: Fit, other: Fit) -> None:

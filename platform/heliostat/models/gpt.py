@@ -39,6 +39,7 @@ class Gpt(nn.Module):
         "lm_head": "gathered columns",
     }
     shard_units: ClassVar = ("model.layers.*",)
+    pipeline_units: ClassVar = "model.layers"
 
     def __init__(self, spec: GptModel, vocabulary: int, end: int, randomness: Randomness) -> None:
         super().__init__()
@@ -50,8 +51,22 @@ class Gpt(nn.Module):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """See the class; there are no numbers."""
+        return self.project(self.transform(self.embed(numbers, categories), categories))
+
+    def embed(self, numbers: Tensor, categories: Tensor) -> Tensor:
+        """What the layers begin with: [rows, tokens, width]."""
+        x: Tensor = self.model.embed_tokens(categories)
+        return x
+
+    def transform(self, x: Tensor, categories: Tensor) -> Tensor:
+        """The layers, one after another."""
         mask = _document_mask(categories, self.end) if self.within_document else None
-        x = self.model(categories, mask)
+        output: Tensor = self.model(x, mask)
+        return output
+
+    def project(self, x: Tensor) -> Tensor:
+        """The logits."""
+        x = self.model.norm(x)
         if hasattr(self, "lm_head"):
             logits: Tensor = self.lm_head(x)
             return logits
@@ -67,7 +82,7 @@ class Gpt(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embeddings, layers, a norm: [rows, tokens] codes to [rows, tokens, width]."""
+    """The layers, [rows, tokens, width] to the same; the embeddings before and the norm after."""
 
     cosines: Tensor
     sines: Tensor
@@ -83,15 +98,14 @@ class Decoder(nn.Module):
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """See the class; `mask` [rows, 1, tokens, tokens] says who sees whom (None: what came
         before).
         """
-        x, length = self.embed_tokens(tokens), tokens.shape[1]
+        length = x.shape[1]
         for layer in self.layers:
             x = layer(x, mask, self.cosines[:length], self.sines[:length])
-        output: Tensor = self.norm(x)
-        return output
+        return x
 
 
 class DecoderLayer(nn.Module):

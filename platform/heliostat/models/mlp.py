@@ -70,6 +70,7 @@ class Mlp(nn.Module):
     # Norms and dropout take whole rows: what a layer has computed in parts is put together.
     tensor_plan: ClassVar = {"blocks.*": "gathered columns"}
     shard_units: ClassVar = ("blocks",)
+    pipeline_units: ClassVar = "blocks"
 
     def __init__(self, spec: MlpModel, shape: Shape, randomness: Randomness) -> None:
         super().__init__()
@@ -89,12 +90,25 @@ class Mlp(nn.Module):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """[rows, numbers] and [rows, categories] to [rows, outputs]."""
+        return self.project(self.transform(self.embed(numbers, categories), categories))
+
+    def embed(self, numbers: Tensor, categories: Tensor) -> Tensor:
+        """What the blocks begin with: [rows, width]."""
         codes, *texts = torch.tensor_split(categories, self.ends, 1)
         parts = [numbers]
         if self.embeddings is not None:
             parts.append(self.embeddings(codes))
         parts += [text(tokens) for text, tokens in zip(self.texts, texts, strict=True)]
-        output: Tensor = self.head(self.blocks(torch.cat(parts, 1)))
+        return torch.cat(parts, 1)
+
+    def transform(self, x: Tensor, categories: Tensor) -> Tensor:
+        """The blocks, one after another."""
+        output: Tensor = self.blocks(x)
+        return output
+
+    def project(self, x: Tensor) -> Tensor:
+        """The outputs."""
+        output: Tensor = self.head(x)
         return output
 
 

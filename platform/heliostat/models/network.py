@@ -18,7 +18,7 @@ from heliostat.models.mlp import Mlp
 from heliostat.models.predictor import Scores, Shape
 from heliostat.models.randomness import Randomness
 from heliostat.models.tabular_transformer import TabularTransformer
-from heliostat.parallel.apply import load_whole, whole
+from heliostat.parallel.apply import load_whole, whole_tensors
 from heliostat.spec.model import (
     CustomModel,
     GptModel,
@@ -105,13 +105,14 @@ class NetworkPredictor:
 
     def save(self, folder: Path) -> str:
         """See `Predictor`."""
-        save_file(cpu_state(self.module), str(folder / WEIGHTS))
+        state = self.module.state_dict().items()
+        save_file({name: t.cpu().contiguous() for name, t in state}, str(folder / WEIGHTS))
         return WEIGHTS
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load weights that `save` wrote into a module of the same shape."""
-    load_whole(module, load_file(str(path)))
+    load_whole(module, load_file(str(path)).items())
 
 
 def cpu_state(module: nn.Module) -> dict[str, Tensor]:
@@ -119,6 +120,6 @@ def cpu_state(module: nn.Module) -> dict[str, Tensor]:
     rank must ask for it.
     """
     return {
-        name: whole(tensor.detach()).to("cpu", copy=True).contiguous()
-        for name, tensor in module.state_dict().items()
+        name: tensor.to("cpu", copy=True).contiguous()
+        for name, tensor in whole_tensors(module, module.state_dict())
     }

@@ -6,6 +6,9 @@ The integer mixing is "lowbias32" (Wellons, 2018, found by search for low bias).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +38,19 @@ class Randomness:
             mixed = (mixed ^ (mixed >> 32)) * _ROW_FACTOR
             self._keys = (mixed >> 32).to(torch.int32)
         return self._keys
+
+    def remembered(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For a forward pass that is computed again when other rows have come since: a context for
+        now, and one in which the draws of now come again.
+        """
+        return nullcontext(), self._again(self._step, self._rows)
+
+    @contextmanager
+    def _again(self, step: int, rows: Tensor | None) -> Iterator[None]:
+        now = self._step, self._rows, self._keys
+        self._step, self._rows, self._keys = step, rows, None
+        yield
+        self._step, self._rows, self._keys = now
 
 
 class HashDropout(nn.Module):

@@ -28,6 +28,7 @@ class TabularTransformer(nn.Module):
         "layers.*.shrink": "rows",
     }
     shard_units: ClassVar = ("layers.*",)
+    pipeline_units: ClassVar = "layers"
 
     def __init__(self, spec: TabularTransformerModel, shape: Shape, randomness: Randomness) -> None:
         super().__init__()
@@ -40,9 +41,21 @@ class TabularTransformer(nn.Module):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """[rows, numbers] and [rows, categories] to [rows, outputs]."""
-        x = self.tokens(numbers, categories)
+        return self.project(self.transform(self.embed(numbers, categories), categories))
+
+    def embed(self, numbers: Tensor, categories: Tensor) -> Tensor:
+        """What the layers begin with: [rows, 1 + columns, width]."""
+        x: Tensor = self.tokens(numbers, categories)
+        return x
+
+    def transform(self, x: Tensor, categories: Tensor) -> Tensor:
+        """The layers, one after another."""
         for layer in self.layers:
             x = layer(x)
+        return x
+
+    def project(self, x: Tensor) -> Tensor:
+        """The outputs, read from the first token."""
         output: Tensor = self.head(self.norm(x[:, 0]))
         return output
 

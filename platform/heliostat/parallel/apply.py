@@ -1,14 +1,16 @@
-"""Parallelism applied to a plain model from outside, in one order: tensor, then shard and data.
+"""Parallelism applied to a plain model from outside, in one order: pipeline, tensor, then shard and
+data.
 
-A mesh has three dimensions, data x shard x tensor; rows are split over the first two, and tensor
-peers see the same rows. Data alone is DDP; shard is FSDP2, with data > 1 hybrid. Beside tensor,
-data ranks share the weights as shard ranks do: DDP does not know tensors that are cut already.
+A mesh has four dimensions, data x shard x pipeline x tensor; rows are split over the first two,
+and pipeline and tensor peers see the same rows. Data alone is DDP; shard is FSDP2, with data > 1
+hybrid. Beside pipeline and tensor, data ranks share the weights as shard ranks do: DDP does not
+know tensors that are cut already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -25,11 +27,15 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from heliostat.errors import Problem, UserError
+from heliostat.parallel.data import data_parallel
+from heliostat.parallel.pipeline import enter_stage, stage_of
 from heliostat.parallel.world import Degrees, World
 
+MESH = ("data", "shard", "pipeline", "tensor")
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "columns": lambda: ColwiseParallel(),
     "rows": lambda: RowwiseParallel(),
@@ -40,11 +46,13 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
 @dataclass(frozen=True)
 class Means:
     """What changes the time and memory of a step, and not its result: compile the units, compute
-    them again in the backward pass.
+    them again in the backward pass. `contexts` gives the contexts of a unit's first pass and of
+    the one in which it is computed again.
     """
 
     compile: bool = False
     recompute: bool = False
+    contexts: Callable[[], Contexts] = noop_context_fn
 
 
 def parallelized(
@@ -61,14 +69,17 @@ def parallelized(
         UserError: the model names no units, and they are to be computed again.
     """
     _apply(means, model)
-    if world.size * degrees.tensor == 1 or not any(p.requires_grad for p in model.parameters()):
+    if world.size * degrees.peers == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
     if not degrees.cuts:
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return data_parallel(model, world.size)
     device = next(model.parameters()).device.type
-    names = ("data", "shard", "tensor")
     data = world.size // degrees.shard
-    mesh = init_device_mesh(device, (data, degrees.shard, degrees.tensor), mesh_dim_names=names)
+    shape = {"data": data} | vars(degrees)
+    mesh = init_device_mesh(device, tuple(shape[name] for name in MESH), mesh_dim_names=MESH)
+    if degrees.pipeline > 1:
+        stages = mesh["pipeline"]
+        enter_stage(model, stages.get_local_rank(), degrees.pipeline, stages.get_group())
     if degrees.tensor > 1:
         parallelize_module(model, mesh["tensor"], _tensor_plan(model))
     if world.size > 1:
@@ -78,7 +89,9 @@ def parallelized(
 
 def is_cut(model: nn.Module) -> bool:
     """Whether no rank holds all weights."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return stage_of(model) is not None or any(
+        isinstance(parameter, DTensor) for parameter in model.parameters()
+    )
 
 
 @contextmanager
@@ -95,12 +108,15 @@ def unsynced(replica: nn.Module) -> Iterator[None]:
         yield
 
 
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+def gradient_norm(model: nn.Module) -> Tensor:
     """The norm of all gradients together, the same on every rank."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not any(isinstance(gradient, DTensor) for gradient in gradients):
-        return nn.utils.get_total_norm(gradients)
-    return torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if any(isinstance(gradient, DTensor) for gradient in gradients):
+        norm = torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
+    else:
+        norm = nn.utils.get_total_norm(gradients)
+    stage = stage_of(model)
+    return norm if stage is None else stage.sum(norm.square()).sqrt()
 
 
 def clip(parameters: Sequence[nn.Parameter], max_norm: float, norm: Tensor) -> None:
@@ -112,6 +128,15 @@ def clip(parameters: Sequence[nn.Parameter], max_norm: float, norm: Tensor) -> N
     factor = min(1.0, max_norm / (float(norm) + 1e-6))
     for gradient in gradients:
         gradient.mul_(factor)
+
+
+def whole_tensors(model: nn.Module, own: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The whole of every tensor, one after another, of which this rank has its part in `own`: of a
+    model that is cut, every rank must ask.
+    """
+    named = ((name, whole(tensor.detach())) for name, tensor in own.items())
+    stage = stage_of(model)
+    return named if stage is None else stage.all_of(named)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -135,11 +160,12 @@ def like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load whole tensors into a model that may be cut."""
-    own = model.state_dict()
-    for name, tensor in state.items():
-        own[name].copy_(like(tensor, own[name]))
+def load_whole(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Load whole tensors, by name, into a model that may be cut."""
+    own, is_stage = model.state_dict(), stage_of(model) is not None
+    for name, tensor in tensors:
+        if name in own or not is_stage:  # a stage has few of the names
+            own[name].copy_(like(tensor, own[name]))
 
 
 def _tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
@@ -171,6 +197,7 @@ def _units(model: nn.Module) -> list[nn.Module]:
         module
         for name, module in model.named_modules()
         if any(fnmatchcase(name, p) and name.count(".") == p.count(".") for p in patterns)
+        and any(True for _ in module.parameters())
     ]
 
 
@@ -182,6 +209,8 @@ def _apply(means: Means, model: nn.Module) -> None:
         )
         raise UserError(Problem("scale.activation_checkpointing", what, "leave it out"))
     for unit in units if means.recompute else ():
-        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+        unit.forward = partial(
+            checkpoint, unit.forward, use_reentrant=False, context_fn=means.contexts
+        )
     for unit in (units or [model]) if means.compile else ():
         unit.compile()

@@ -14,15 +14,23 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Degrees:
-    """How far a model is cut: weights over `shard` ranks, matrices over `tensor` ranks."""
+    """How far a model is cut: weights over `shard` ranks, matrices over `tensor` ranks, layers over
+    `pipeline` ranks.
+    """
 
     shard: int = 1
     tensor: int = 1
+    pipeline: int = 1
+
+    @property
+    def peers(self) -> int:
+        """How many ranks see the same rows."""
+        return self.tensor * self.pipeline
 
     @property
     def cuts(self) -> bool:
         """Whether the model is cut at all."""
-        return self.shard > 1 or self.tensor > 1
+        return self.shard * self.peers > 1
 
 
 class World(Protocol):
@@ -57,17 +65,17 @@ class SoloWorld:
 
 
 class TorchWorld:
-    """Processes joined by torch.distributed: gloo, or nccl where every one has a GPU. `tensor`
-    consecutive processes are peers, which see the same rows: one rank.
+    """Processes joined by torch.distributed: gloo, or nccl where every one has a GPU. `peers`
+    consecutive processes see the same rows: one rank.
     """
 
     def __init__(
-        self, process: int, count: int, address: str, timeout_seconds: float, tensor: int = 1
+        self, process: int, count: int, address: str, timeout_seconds: float, peers: int = 1
     ) -> None:
         import torch.distributed as dist  # a second of import; only networks need it
 
-        self.rank, self.size, self.leads = process // tensor, count // tensor, process == 0
-        self._peers = tensor
+        self.rank, self.size, self.leads = process // peers, count // peers, process == 0
+        self._peers = peers
         self._device = _device()
         dist.init_process_group(
             "nccl" if self._device == "cuda" else "gloo",

@@ -48,8 +48,6 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
         yield "scale.workers", "elastic workers of a model that is cut are"
     if elastic and job.spec.tune is not None:
         yield "scale.workers", "elastic workers in a trial are"
-    if scale.parallel.pipeline > 1:
-        yield "scale.parallel.pipeline", "pipeline parallelism is"
 
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:

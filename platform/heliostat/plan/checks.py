@@ -149,9 +149,33 @@ def _tensor(job: Job, degree: int) -> Iterator[Problem]:
     for name, size in sizes.items():
         if size % degree:
             yield job.problem(key, f"{degree} does not divide model.{name} = {size}")
-    if job.spec.data.ingest == "stream":
-        what = "peers see the same rows, and a stream gives each row to one rank"
-        yield job.problem(key, what, "write `ingest: prepared`")
+
+
+def _pipeline(job: Job, degree: int, num_replicas: int) -> Iterator[Problem]:
+    """What cannot be cut along its depth with the same result, or not so often."""
+    model, key = job.spec.model, "scale.parallel.pipeline"
+    layers = {}
+    if isinstance(model, MlpModel):
+        layers = {"hidden": len(model.hidden)}
+        if model.norm == "batch":
+            what = "stages see micro-batches, and batch normalisation needs the whole batch"
+            yield job.problem(key, what, "write `norm: layer`")
+    elif isinstance(model, TabularTransformerModel):
+        layers = {"num_layers": model.num_layers}
+    elif isinstance(model, GptModel):
+        layers = {"num_hidden_layers": model.num_hidden_layers}
+        if model.tie_word_embeddings:
+            what = "the first and the last stage would each change the embeddings they share"
+            yield job.problem(key, what, "write `tie_word_embeddings: false`")
+    for name, count in layers.items():
+        if count < degree:
+            yield job.problem(key, f"{degree} stages need as many layers; model.{name} has {count}")
+    rows = job.spec.train.batch_size // max(1, num_replicas)
+    micro = job.spec.scale.micro_batch_size
+    fills = rows if micro == "auto" else -(-rows // micro)
+    if fills < degree:
+        what = f"{fills} micro-batches of a rank's {rows} rows do not fill {degree} stages"
+        yield job.problem(key, what, "lower `scale.micro_batch_size`, or raise `train.batch_size`")
 
 
 def _language(job: Job) -> Iterator[Problem]:
@@ -217,7 +241,7 @@ def _linear_keys(job: Job) -> Iterator[Problem]:
 def _degrees(job: Job) -> Iterator[Problem]:
     scale = job.spec.scale
     degrees = scale.parallel
-    product = degrees.shard * degrees.tensor * degrees.pipeline
+    product = degrees.product
     workers = scale.num_workers
     if workers % product:
         fitting = ", ".join(str(k) for k in range(1, workers + 1) if workers % k == 0)
@@ -230,8 +254,14 @@ def _degrees(job: Job) -> Iterator[Problem]:
     if product > 1 and job.spec.model.family != "network":
         what = f"a model of kind `{job.spec.model.kind}` cannot be cut"
         yield job.problem("scale.parallel", what, "take data parallelism alone")
-    elif degrees.tensor > 1:
-        yield from _tensor(job, degrees.tensor)
+    else:
+        if degrees.tensor > 1:
+            yield from _tensor(job, degrees.tensor)
+        if degrees.pipeline > 1:
+            yield from _pipeline(job, degrees.pipeline, workers // product)
+    if degrees.peers > 1 and job.spec.data.ingest == "stream":
+        what = "peers see the same rows, and a stream gives each row to one rank"
+        yield job.problem("scale.parallel", what, "write `ingest: prepared`")
     if scale.micro_batch_size != "auto" and job.spec.model.family != "network":
         what = f"a model of kind `{job.spec.model.kind}` has no batches"
         yield job.problem("scale.micro_batch_size", what, "leave it out")

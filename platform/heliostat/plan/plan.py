@@ -230,7 +230,7 @@ def _check_memory(job: Job, need: MemoryNeed) -> None:
 def _world(job: Job) -> World:
     scale = job.spec.scale
     degrees = scale.parallel
-    product = degrees.shard * degrees.tensor * degrees.pipeline
+    product = degrees.product
     size = scale.num_workers
     return World(size, size // product, degrees.shard, degrees.tensor, degrees.pipeline)
 

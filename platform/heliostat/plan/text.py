@@ -54,7 +54,7 @@ def _source(plan: Plan) -> str:
 def _size(plan: Plan, size: NetworkSize) -> str:
     train, degrees = plan.job.spec.train, plan.world
     bound = "" if size.exact else "at least "
-    cuts = degrees.shard * degrees.tensor
+    cuts = degrees.shard * degrees.tensor * degrees.pipeline
     state = format_bytes(size.state_bytes(train.optimizer.name) / cuts)
     share = f" a worker, cut over {cuts}" if cuts > 1 else ""
     flops = size.flops_per_row * train.batch_size

@@ -42,6 +42,16 @@ class ParallelSpec(Spec):
     tensor: Count = 1
     pipeline: Count = 1
 
+    @property
+    def peers(self) -> int:
+        """How many ranks see the same rows."""
+        return self.tensor * self.pipeline
+
+    @property
+    def product(self) -> int:
+        """How many ranks hold one model between them."""
+        return self.shard * self.peers
+
 
 class CheckpointSpec(Spec):
     """When to commit a checkpoint, and how many to keep besides the best."""

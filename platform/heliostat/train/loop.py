@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,89 +21,21 @@ from torch import Tensor, nn
 
 from heliostat.errors import TrainError
 from heliostat.models.network import cpu_state, load_weights
-from heliostat.models.randomness import Randomness
-from heliostat.parallel.apply import clip, gradient_norm, is_cut, local, unsynced
+from heliostat.parallel.apply import clip, gradient_norm, is_cut, local
 from heliostat.parallel.world import World
-from heliostat.spec.metrics import Goal
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
 from heliostat.train.control import Control
 from heliostat.train.events import Committed, LoopEvent, Resumed, Stepped, Stopped, Validated
-from heliostat.train.losses import LossSum
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
+from heliostat.train.passes import passes_of
 from heliostat.train.saver import Saver
 from heliostat.train.scaling import LossScale
 from heliostat.train.shards import ShardWriter, is_sharded, restore_shards
 from heliostat.train.stopping import Progress
-from heliostat.train.trouble import REMEDY, forward_trouble, gradient_trouble
+from heliostat.train.task import Fit, TensorBatch
+from heliostat.train.trouble import REMEDY, gradient_trouble
 
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
-
-
-@dataclass(frozen=True)
-class TensorBatch:
-    """One rank's slice of a global batch of `global_rows` rows that weigh `global_weight`."""
-
-    numbers: Tensor
-    categories: Tensor
-    target: Tensor
-    rows: Tensor
-    weights: Tensor
-    global_rows: int
-    global_weight: float
-
-    def pieces(self, num_rows: int | None) -> list[TensorBatch]:
-        """The slice in micro-batches of at most `num_rows` rows; at least one, maybe empty."""
-        total = len(self.rows)
-        if num_rows is None or total <= num_rows:
-            return [self]
-        cuts = [slice(start, start + num_rows) for start in range(0, total, num_rows)]
-        return [
-            replace(
-                self, numbers=self.numbers[cut], categories=self.categories[cut],
-                target=self.target[cut], rows=self.rows[cut], weights=self.weights[cut],
-            )
-            for cut in cuts
-        ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Everything the loop needs. `replica` is `model` wrapped for data parallelism, or itself.
-
-    `batches(n)` yields from the n-th batch of the run on; lengths are in steps; `evaluate()`
-    gives validation metrics, the same on every rank; `rate(step, progress)` the learning-rate
-    factor; `plateau` evaluations without a better one count as a plateau. A step goes by
-    `micro_rows` rows of a rank at a time, halved when memory runs out if `halves_micro_rows`.
-    """
-
-    model: nn.Module
-    replica: nn.Module
-    optimizer: torch.optim.Optimizer
-    loss_sum: LossSum
-    batches: Callable[[int], Iterator[TensorBatch]]
-    rate: Callable[[int, Progress], float]
-    evaluate: Callable[[], Mapping[str, float]]
-    objective: str
-    goal: Goal
-    patience: int | None
-    num_steps: int
-    steps_per_epoch: int
-    steps_per_unit: int
-    validate_every: int
-    log_every: int
-    checkpoint_every: int | None
-    randomness: Randomness
-    seed: int
-    clip_norm: float | None = None
-    micro_rows: int | None = None
-    halves_micro_rows: bool = False
-    precision: str = "float32"
-    plateau: int = 0
-    tokens_per_row: int | None = None
-    validates: bool = True
-    seed_generator: bool = False
-    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> Iterator[LoopEvent]:
@@ -128,7 +58,7 @@ class _Loop:
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device.type
-        self.micro_rows = task.micro_rows
+        self.passes = passes_of(task, world)
         self.gradient_norm = torch.zeros(())
         self.saver = Saver()
         self.shards = ShardWriter.of(task.model, world, checkpoints)
@@ -150,7 +80,7 @@ class _Loop:
 
     def run(self) -> Iterator[LoopEvent]:
         task = self.task
-        task.replica.train()
+        task.model.train()
         batches = task.batches(self.step)
         self.clock = time.perf_counter()
         while self.step < task.num_steps and not self._exhausted():
@@ -194,52 +124,17 @@ class _Loop:
         factor = task.rate(self.step, self.progress)
         for group, rate in zip(task.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        share = self._gradients(batch)
+        task.optimizer.zero_grad(set_to_none=True)
+        share = self.passes.gradients(batch, self.step, self.scale.scale)
         self._look(batch, share)
         if task.precision == "float16" and self._overflowed():
             task.optimizer.zero_grad(set_to_none=True)
         elif task.clip_norm is not None:
-            self.gradient_norm = gradient_norm(self.parameters)
+            self.gradient_norm = gradient_norm(task.model)
             clip(self.parameters, task.clip_norm, self.gradient_norm)
         task.optimizer.step()
         self.pending.append(share)
         self.rows_seen += batch.global_rows
-
-    def _gradients(self, batch: TensorBatch) -> Tensor:
-        """Fill the gradients, micro-batch by micro-batch; this rank's share of the loss, times the
-        number of ranks.
-        """
-        while True:
-            try:
-                self.task.optimizer.zero_grad(set_to_none=True)
-                if self.task.seed_generator:
-                    # Modules of the user's own may draw from torch's generator: key it by the step.
-                    number = (self.task.seed * 1_000_003 + self.step) * 4_099 + self.world.rank
-                    torch.manual_seed(number)
-                pieces = batch.pieces(self.micro_rows)
-                shares = [self._backward(piece, piece is pieces[-1]) for piece in pieces]
-                return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
-            except torch.OutOfMemoryError as error:
-                self._shrink(len(batch.rows), error)
-
-    def _backward(self, piece: TensorBatch, is_last: bool) -> Tensor:
-        task = self.task
-        weight = piece.global_weight or 1.0  # rows that all weigh nothing teach nothing
-        with nullcontext() if is_last else unsynced(task.replica):
-            loss = task.loss_sum(self._outputs(piece), piece.target, piece.weights)
-            # Data parallelism averages gradients over ranks; the global mean needs their sum.
-            loss = loss * (self.world.size / weight)
-            scaled = loss * self.scale.scale if task.precision == "float16" else loss
-            scaled.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-
-    def _outputs(self, piece: TensorBatch) -> Tensor:
-        task = self.task
-        task.randomness.set(self.step, piece.rows)
-        dtype = AUTOCAST.get(task.precision)
-        with nullcontext() if dtype is None else torch.autocast(self.device, dtype):
-            outputs: Tensor = task.replica(piece.numbers, piece.categories)
-        return outputs
 
     def _overflowed(self) -> bool:
         """Scale the gradients back, or tell that they are too large for float16.
@@ -247,7 +142,7 @@ class _Loop:
         Raises:
             TrainError: no scale makes them finite.
         """
-        norm = gradient_norm(self.parameters)
+        norm = gradient_norm(self.task.model)
         overflowed = not math.isfinite(float(norm))
         for parameter in self.parameters if not overflowed else ():
             if parameter.grad is not None:
@@ -256,16 +151,6 @@ class _Loop:
         if self.scale.is_exhausted:
             raise TrainError(gradient_trouble(self.task.model, self.step + 1))
         return overflowed
-
-    def _shrink(self, num_rows: int, error: Exception) -> None:
-        """Go on with half the micro-batch; on several ranks the others may wait already."""
-        now = min(self.micro_rows or num_rows, num_rows)
-        if not self.task.halves_micro_rows or self.world.size > 1 or now <= 1:
-            raise TrainError(
-                f"memory ran out at step {self.step + 1} with {now} rows at a time: {error}; write "
-                f"`scale.micro_batch_size: {max(1, now // 2)}`, which changes nothing else"
-            ) from error
-        self.micro_rows = now // 2
 
     def _look(self, batch: TensorBatch, share: Tensor) -> None:
         """Where looking costs nothing, see at once whether all is finite: what is not in a
@@ -277,8 +162,7 @@ class _Loop:
         if self.device != "cpu":
             return  # to look would be to wait for the GPU; `_log` does
         if not math.isfinite(float(share)):
-            again = partial(self._outputs, batch)
-            raise TrainError(forward_trouble(self.task.model, again, float(share), self.step + 1))
+            raise TrainError(self.passes.trouble(batch, self.step, float(share)))
         gradient = self.parameters[0].grad
         scaled = self.task.precision == "float16"  # what overflows there is left out
         if gradient is not None and not scaled and not math.isfinite(float(local(gradient).sum())):
@@ -295,7 +179,7 @@ class _Loop:
             if not math.isfinite(loss):
                 raise TrainError(f"the training loss is {loss} at step {first + i + 1}; {REMEDY}")
         if self.task.clip_norm is None:
-            self.gradient_norm = gradient_norm(self.parameters)
+            self.gradient_norm = gradient_norm(self.task.model)
         if not math.isfinite(float(self.gradient_norm)):
             raise TrainError(gradient_trouble(self.task.model, self.step))
         seconds = time.perf_counter() - self.clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from heliostat.data.reader import Batches, EpochBatches
 from heliostat.data.sieve import Sieve
 from heliostat.models.huggingface import check_config
-from heliostat.models.network import NetworkPredictor, build_network, cpu_state, load_weights
+from heliostat.models.network import NetworkPredictor, build_network, load_weights
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.apply import Means, load_whole, parallelized
+from heliostat.parallel.apply import Means, load_whole, parallelized, whole_tensors
 from heliostat.parallel.world import Degrees, World
 from heliostat.spec.model import GptModel, NetworkModel
 from heliostat.train.allocator import keep_freed_memory
@@ -27,11 +27,12 @@ from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.checkpoint import Checkpoints
 from heliostat.train.control import Control
 from heliostat.train.events import Event, Finished, Noted, Stopped
-from heliostat.train.loop import WEIGHTS, Fit, TensorBatch, fit
+from heliostat.train.loop import WEIGHTS, fit
 from heliostat.train.losses import loss_sum
-from heliostat.train.optim import build_optimizer, rate_factor
+from heliostat.train.optim import build_optimizer, check_patterns, rate_factor
 from heliostat.train.scoring import final_metrics, validation_metrics
 from heliostat.train.shards import is_sharded, load_sharded_weights
+from heliostat.train.task import Fit, TensorBatch
 from heliostat.train.transfer import begin_from, freeze
 
 LOGGED_STEPS = 200
@@ -55,9 +56,13 @@ def train_network(
             check_config(spec.model.init_from, spec.model, data.shape)
         yield Noted(begin_from(model, spec.model.init_from))
     freeze(model, spec.model.freeze)
+    check_patterns(spec.train.optimizer, model)
     model = model.to(device)
-    degrees = Degrees(spec.scale.parallel.shard, spec.scale.parallel.tensor)
+    parallel = spec.scale.parallel
+    degrees = Degrees(parallel.shard, parallel.tensor, parallel.pipeline)
     means = Means(spec.train.compile, spec.scale.activation_checkpointing)
+    if degrees.pipeline > 1:  # other rows pass a layer before it is computed again
+        means = replace(means, contexts=randomness.remembered)
     # Ranks score different rows, in their own time: each needs a model that is not cut.
     scored = copy.deepcopy(model) if degrees.cuts else model
     predictor = NetworkPredictor(scored, data.shape, device)
@@ -77,7 +82,7 @@ def train_network(
             load_weights(scored, best.folder / WEIGHTS)
         best_step = best.step
     elif scored is not model:
-        load_whole(scored, cpu_state(model))
+        load_whole(scored, whole_tensors(model, model.state_dict()))
     if world.leads:
         save_model(assignment, data, predictor)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
@@ -98,7 +103,7 @@ class _Learner:
     def current(self) -> NetworkPredictor:
         """What scores, with the weights of now."""
         if self.predictor.module is not self.model:
-            load_whole(self.predictor.module, cpu_state(self.model))
+            load_whole(self.predictor.module, whole_tensors(self.model, self.model.state_dict()))
         return self.predictor
 
 
@@ -139,6 +144,7 @@ def _task(
         clip_norm=spec.train.clip_norm,
         micro_rows=None if spec.scale.micro_batch_size == "auto" else spec.scale.micro_batch_size,
         halves_micro_rows=spec.scale.micro_batch_size == "auto",
+        most_rows=-(-spec.train.batch_size // world.size),
         precision=spec.train.precision,
         tokens_per_row=data.sequences["train"].max_tokens if data.sequences else None,
         validates=len(data.rows("validation")) > 0,

@@ -10,19 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from heliostat.errors import Problem, UserError
-from heliostat.parallel.apply import like, whole
+from heliostat.parallel.apply import like, whole_tensors
 from heliostat.spec.train import OptimizerSpec, ParameterSpec, ScheduleSpec
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a model. Vectors (biases, norms) are spared from weight decay, if no
-    pattern of `spec.parameters` says otherwise.
-
-    Raises:
-        UserError: a pattern fits no parameter that is trained.
+    """The optimizer of what is here of a model. Vectors (biases, norms) are spared from weight
+    decay, if no pattern of `spec.parameters` says otherwise.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    _check_patterns(spec, [name for name, _ in trained])
     by_settings: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for name, parameter in trained:
         # One fused step takes tensors that are cut alike.
@@ -37,14 +33,13 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimi
     return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
 
 
-def _settings(spec: OptimizerSpec, name: str, parameter: nn.Parameter) -> tuple[float, float]:
-    own = next((s for p, s in spec.parameters.items() if fnmatchcase(name, p)), ParameterSpec())
-    usual = spec.weight_decay if parameter.ndim > 1 else 0.0
-    rate = spec.learning_rate if own.learning_rate is None else own.learning_rate
-    return rate, usual if own.weight_decay is None else own.weight_decay
+def check_patterns(spec: OptimizerSpec, model: nn.Module) -> None:
+    """Of the whole model, before it is cut.
 
-
-def _check_patterns(spec: OptimizerSpec, names: list[str]) -> None:
+    Raises:
+        UserError: a pattern fits no parameter that is trained.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for pattern in spec.parameters:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -55,6 +50,13 @@ def _check_patterns(spec: OptimizerSpec, names: list[str]) -> None:
                     f"they are called {shown}",
                 )
             )
+
+
+def _settings(spec: OptimizerSpec, name: str, parameter: nn.Parameter) -> tuple[float, float]:
+    own = next((s for p, s in spec.parameters.items() if fnmatchcase(name, p)), ParameterSpec())
+    usual = spec.weight_decay if parameter.ndim > 1 else 0.0
+    rate = spec.learning_rate if own.learning_rate is None else own.learning_rate
+    return rate, usual if own.weight_decay is None else own.weight_decay
 
 
 def rate_factor(spec: ScheduleSpec, step: int, num_steps: int, num_drops: int = 0) -> float:
@@ -93,8 +95,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """A copy of the optimizer's state on the CPU, whole: every rank must ask for it."""
     return {
-        name: whole(value).to("cpu", copy=True).contiguous()
-        for name, value in optimizer_state(optimizer, model).items()
+        name: tensor.to("cpu", copy=True).contiguous()
+        for name, tensor in whole_tensors(model, optimizer_state(optimizer, model))
     }
 
 

@@ -46,8 +46,8 @@ def join_world(spec: JobSpec, seat: Seat) -> World:
     if seat.size == 1:
         return SoloWorld()
     if spec.model.family == "network":
-        tensor = spec.scale.parallel.tensor
-        return TorchWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS, tensor)
+        peers = spec.scale.parallel.peers
+        return TorchWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS, peers)
     return BoostedWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
 
 

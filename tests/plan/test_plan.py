@@ -81,7 +81,7 @@ def test_parts_that_are_not_built_yet_are_refused_by_name(make_job, setting):
 
 @pytest.mark.parametrize(
     "setting",
-    [     "model.lora={rank: 4}", "scale.parallel.pipeline=2"],
+    ["model.lora={rank: 4}"],
 )  # fmt: skip
 def test_network_parts_that_are_not_built_yet(make_job, setting):
     with pytest.raises(UnavailableError, match="not available yet"):

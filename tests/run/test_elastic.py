@@ -33,6 +33,14 @@ class Net(torch.nn.Module):
 """
 
 
+NODE_OF = """
+import sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(*[node["NodeID"] for node in ray.nodes() if sys.argv[2] in node["Resources"]])
+"""
+
+
 class Cluster:
     """A real cluster on one machine: a head, and nodes that come and go."""
 
@@ -60,6 +68,23 @@ class Cluster:
             threading.Event().wait(0.2)
         return process
 
+    def drain(self, resource: str, seconds: int) -> None:
+        """Tell the node that has a resource that it will be taken away."""
+        environment = os.environ | {"RAY_AUTH_TOKEN": TOKEN}
+        found = subprocess.run(
+            [sys.executable, "-c", NODE_OF, self.address, resource],
+            check=True, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable, "-m", "ray.scripts.scripts", "drain-node",
+                f"--address={self.address}", f"--node-id={found.stdout.split()[-1]}",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
+                f"--deadline-remaining-seconds={seconds}",
+            ],
+            check=True, env=environment, capture_output=True,
+        )  # fmt: skip
+
     def kill(self, process: subprocess.Popen) -> None:
         for pid in [process.pid, *descendants(process.pid)]:
             with contextlib.suppress(ProcessLookupError):
@@ -78,9 +103,11 @@ def cluster(tmp_path):
             cluster.kill(process)
 
 
+@pytest.mark.parametrize("unit", [1, 2])
 def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
-    cluster, table, tmp_path, heliostat, ray_head
+    cluster, table, tmp_path, heliostat, ray_head, unit
 ):
+    """Of a model that two ranks hold together, whole replicas come and go."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "net.py").write_text(SLOW_NET)
     job = tmp_path / "job.yaml"
@@ -88,7 +115,8 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
         job_text(
             table, code="code: {path: own}", model="model: {kind: custom, class: 'net:Net'}",
             train="train: {steps: 900, batch_size: 64, validate_every: 300}",
-            scale="scale: {workers: {min: 1, max: 2}, checkpoint: {every_steps: 30}}",
+            scale=f"scale: {{workers: {{min: {unit}, max: {2 * unit}}},\n"
+            f"  parallel: {{shard: {unit}}}, checkpoint: {{every_steps: 30}}}}",
             storage=f"storage: {tmp_path}/s",
         )
     )  # fmt: skip
@@ -103,7 +131,11 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
             assert time.monotonic() < deadline and run.poll() is None, (text, lines()[-5:])
             threading.Event().wait(0.2)
 
-    node = cluster.start(f"--address={cluster.address}")
+    def join(cpus: int) -> subprocess.Popen:
+        return cluster.start(f"--address={cluster.address}", cpus=cpus)
+
+    join(unit - 1)  # with the head's: room for one replica
+    node = join(unit)
     run = subprocess.Popen(
         [sys.executable, "-m", "heliostat", "run", str(job), "--id", "elastic", "--address",
          cluster.address],
@@ -111,14 +143,24 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
     )  # fmt: skip
     wait_for("committed step 90")
     cluster.kill(node)
-    wait_for("now 1, restart 1")
+    wait_for(f"now {unit}, restart 1")
     wait_for("committed step 240")
-    cluster.start(f"--address={cluster.address}")
-    wait_for("now 2, restart 2")
+    for _ in range(unit):
+        join(1)
+    wait_for(f"now {2 * unit}, restart 2")
     _, told = run.communicate(timeout=200)
     assert run.returncode == 0, told
     undisturbed = heliostat(
-        "run", job, "--id", "alone", "--set", "scale.workers=1", "--address", ray_head.address
+        "run",
+        job,
+        "--id",
+        "alone",
+        "--set",
+        "scale.workers=1",
+        "--set",
+        "scale.parallel.shard=1",
+        "--address",
+        ray_head.address,
     )
     assert undisturbed.returncode == 0, undisturbed.stderr
 
@@ -129,3 +171,50 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
     elastic, alone = losses("elastic"), losses("alone")
     assert elastic.keys() == alone.keys() and len(alone) > 100
     np.testing.assert_allclose(list(elastic.values()), list(alone.values()), rtol=1e-4)
+
+
+def test_a_notice_that_a_node_will_be_taken_away_is_a_checkpoint_and_no_failure(
+    cluster, table, tmp_path
+):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "net.py").write_text(SLOW_NET)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        job_text(
+            table, code="code: {path: own}", model="model: {kind: custom, class: 'net:Net'}",
+            train="train: {steps: 500, batch_size: 64, validate_every: 500}",
+            scale="scale: {workers: {min: 1, max: 2}}\nlimits: {failures: 0}",
+            storage=f"storage: {tmp_path}/s",
+        )
+    )  # fmt: skip
+    folder = tmp_path / "s" / "runs" / "small" / "spot"
+    node = cluster.start(f"--address={cluster.address}", '--resources={"spot": 1}')
+    run = subprocess.Popen(
+        [sys.executable, "-m", "heliostat", "run", str(job), "--id", "spot", "--address",
+         cluster.address],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def steps() -> list[int]:
+        return [row["step"] for row in read_rows(folder / "metrics") if "train/loss" in row]
+
+    def wait_until(found) -> None:
+        deadline = time.monotonic() + 150
+        while not found():
+            assert time.monotonic() < deadline and run.poll() is None, run.communicate()
+            threading.Event().wait(0.2)
+
+    def committed() -> list[str]:
+        lines = [row["line"] for row in read_rows(folder / "logs")]
+        return [line for line in lines if "committed step" in line]
+
+    wait_until(lambda: steps() and steps()[-1] > 40)
+    assert not committed()  # the next one by the clock is minutes away
+    cluster.drain("spot", seconds=12)
+    wait_until(committed)
+    threading.Event().wait(12)
+    cluster.kill(node)
+    _, told = run.communicate(timeout=200)
+    assert run.returncode == 0, told
+    seen = steps()
+    assert seen == sorted(set(seen)) and seen[-1] == 500

@@ -5,6 +5,7 @@ torch costs more than the test.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import traceback
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class Pool:
             self.ranks.append((process, works))
         port = free_port()
         for rank, (_, works) in enumerate(self.ranks[:size]):
-            works.put((assignment, rank, size, port, stop_at))
+            works.put((assignment, rank, size, port, stop_at, dict(os.environ)))
         found = {}
         for _ in range(size):
             try:
@@ -64,7 +65,8 @@ def be_a_rank(works, answers) -> None:
     from heliostat.train.channel import Mailbox, Seat
 
     while True:
-        assignment, rank, size, port, stop_at = works.get()
+        assignment, rank, size, port, stop_at, environment = works.get()
+        os.environ.update(environment)  # of the test, which began after this process
         try:
             seat = Seat(rank, size, f"127.0.0.1:{port}", Mailbox())
             world = join_world(assignment.spec, seat) if size > 1 else SoloWorld()

@@ -145,6 +145,27 @@ def test_a_model_is_resumed_bit_for_bit_and_in_another_shape(trained, tmp_path, 
         assert_close(whole, folder)
 
 
+@pytest.mark.parametrize("storage_folder", ["object store"], indirect=True)
+def test_parts_of_a_checkpoint_go_to_an_object_store(trained, storage_folder):
+    store = storage_folder
+    job = parts("mlp", 2, {"shard": 2}, checkpoint={"every_steps": 5})
+    losses, _, whole = trained(2, name="whole", **job)
+    lease = Lease.acquire(store / "lease")
+    assert lease is not None
+    place = RunPlace(str(store / "c"), str(store / "lease"), lease.token)
+    first, _, _ = trained(2, place, name="cut", stop_at=11, **job)
+    kept = sorted(store.glob("c/step-*"), key=lambda folder: folder.name)[-1]
+    names = [path.name for path in kept.objects()]
+    assert any(name.startswith("shard-00002-model") for name in names)
+    stray = store / "c" / "step-000000015" / "shard-00009-model.safetensors"
+    stray.write_bytes(b"of a writer that was killed")
+    rest, _, resumed = trained(2, place, name="cut", **job)
+    assert (stray.parent / "manifest.json").exists() and not stray.exists()
+    assert [*first, *rest] == losses
+    for name, values in weights(whole).items():
+        assert np.array_equal(weights(resumed)[name], values), name
+
+
 def test_a_whole_model_is_cut_later_and_the_best_is_found_in_parts(trained, tmp_path):
     lease = Lease.acquire(tmp_path / "lease")
     assert lease is not None

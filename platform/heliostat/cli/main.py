@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": "scores a run's model on other data",
     "predict": "batch inference with a run's model",
     "export": "the model for elsewhere",
+    "promote": "gives a run's model a name",
     "clean": "removes old prepared copies, checkpoints and leftovers",
     "schema": "JSON Schema of the job file",
 }

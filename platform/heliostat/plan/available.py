@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from heliostat.errors import Problem
 from heliostat.spec.data import AudioFeature, ImageFeature
 from heliostat.spec.load import Job
-from heliostat.spec.scale import ElasticWorkers, ParallelSpec
+from heliostat.spec.scale import ElasticWorkers
 
 NOT_YET = "not available yet"
 
@@ -44,8 +44,6 @@ def _model_parts(job: Job) -> Iterator[tuple[str, str]]:
 def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
     scale = job.spec.scale
     elastic = isinstance(scale.workers, ElasticWorkers)
-    if elastic and scale.parallel != ParallelSpec():
-        yield "scale.workers", "elastic workers of a model that is cut are"
     if elastic and job.spec.tune is not None:
         yield "scale.workers", "elastic workers in a trial are"
 

@@ -251,6 +251,9 @@ def _degrees(job: Job) -> Iterator[Problem]:
             f"{product} does not divide workers = {workers}",
             f"products that do: {fitting}",
         )
+    elif scale.min_workers % product:
+        what = f"{product} ranks hold one model together, and do not divide min = "
+        yield job.problem("scale.workers.min", f"{what}{scale.min_workers}")
     if product > 1 and job.spec.model.family != "network":
         what = f"a model of kind `{job.spec.model.kind}` cannot be cut"
         yield job.problem("scale.parallel", what, "take data parallelism alone")

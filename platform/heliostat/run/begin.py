@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from heliostat.data.inherit import DESCRIPTION
-from heliostat.errors import Problem, UnavailableError, UserError
+from heliostat.errors import Problem, UserError
 from heliostat.spec.load import Job
 from heliostat.spec.model import NetworkModel
 from heliostat.storage.objects import as_path
@@ -22,9 +22,6 @@ def with_beginning(job: Job, storage: Storage) -> Job:
     if not isinstance(model, NetworkModel) or model.init_from is None:
         return job
     place = model.init_from
-    if "@" in place:
-        problem = job.problem("model.init_from", "promoted models are not available yet")
-        raise UnavailableError([problem])
     if "://" in place or Path(place).is_absolute():
         if not as_path(place).exists():
             raise UserError(job.problem("model.init_from", f"`{place}`: no such file or folder"))

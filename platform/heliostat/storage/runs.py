@@ -15,6 +15,7 @@ from heliostat.errors import ArtifactError, Problem, StorageError, UserError
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.lease import read_holder
 from heliostat.storage.objects import ObjectPath, StorePath, as_path
+from heliostat.storage.promoted import aliases, read_promoted
 
 ID_PATTERN = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")
 MARKER = "heliostat.json"
@@ -81,11 +82,13 @@ class Storage:
             yield RunFolder(folder)
 
     def find(self, reference: str) -> RunFolder:
-        """The run called NAME (its latest) or NAME/ID, or the folder of one.
+        """The run called NAME (its latest), NAME/ID or MODEL@ALIAS, or the folder of one.
 
         Raises:
             UserError: there is none.
         """
+        if "@" in reference and "/" not in reference:
+            return self._promoted(reference)
         name, _, run_id = reference.partition("/")
         named = self.root / "runs" / name / run_id
         if ID_PATTERN.match(run_id) and (named / "state.json").exists():
@@ -98,6 +101,14 @@ class Storage:
         known = sorted({folder.name for folder in self.runs()})
         hint = f"known names: {', '.join(known)}" if known else "there is no run yet"
         raise UserError(Problem(str(self.root), f"no run `{reference}` here", hint))
+
+    def _promoted(self, name: str) -> RunFolder:
+        value = read_promoted(self.root, name)
+        if value is None:
+            known = ", ".join(aliases(self.root))
+            hint = f"known: {known}" if known else "`heliostat promote RUN MODEL@ALIAS` names one"
+            raise UserError(Problem(str(self.root), f"no model `{name}` here", hint))
+        return self.find(value["run"])
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,15 @@ class Mailbox:
 
 @dataclass(frozen=True)
 class Seat:
-    """A worker's place: its rank among `size`, the address where ranks meet, its channel."""
+    """A worker's place: its rank among `size`, the address where ranks meet, its channel, and
+    whether a place of the group is about to be taken away.
+    """
 
     rank: int
     size: int
     address: str
     channel: Channel
+    reclaimed: Callable[[], bool] = lambda: False
 
 
 Work = Callable[[Any, Seat], None]

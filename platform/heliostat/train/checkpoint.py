@@ -16,11 +16,18 @@ from typing import Any, Protocol
 from heliostat.errors import ArtifactError
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import STAGE_PREFIX, read_json, write_json
-from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
+from heliostat.storage.folders import (
+    publish_folder,
+    remove_files,
+    remove_folder,
+    sha256_of,
+    stage_folder,
+)
 from heliostat.storage.lease import check_token
-from heliostat.storage.objects import StorePath
+from heliostat.storage.objects import ObjectPath, StorePath
 
 MANIFEST = "manifest.json"
+Files = dict[str, dict[str, Any]]  # of each file its `bytes` and `sha256`
 
 
 @dataclass(frozen=True)
@@ -68,18 +75,58 @@ class CommittedCheckpoints:
         check_token(self.lease, self.token)
         stage = stage_folder(self.folder)
         write(stage)
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in sorted(stage.iterdir())
-        }
-        extra = {"files": files, "token": self.token, "digests": dict(self.digests), "best": best}
-        write_json(stage / MANIFEST, dict(manifest) | extra)
+        write_json(stage / MANIFEST, self._whole(manifest, facts_of(stage), best))
         check_token(self.lease, self.token)
-        final = self.folder / f"step-{manifest['step']:09d}"
+        final = self._final(manifest)
         if final.exists():  # the same step, taken again after a resume from before it
             remove_folder(final, MANIFEST)
         publish_folder(stage, final, MANIFEST)
         self._collect()
+
+    def put_part(self, manifest: Mapping[str, Any], write: Callable[[Path], None]) -> Files:
+        """Put the files that `write(folder)` makes, one rank's part of a checkpoint, where `commit`
+        will find them: on a file system every rank must see the folder.
+        """
+        final, place = self._final(manifest), self._place_of_parts(manifest)
+        if isinstance(place, Path):
+            place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place if isinstance(place, Path) else None) as scratch:
+            write(Path(scratch))
+            files = facts_of(Path(scratch))
+            for name in files:
+                if isinstance(place, Path):
+                    (Path(scratch) / name).rename(place / name)
+                elif isinstance(final, ObjectPath):
+                    (final / name).upload(Path(scratch) / name)
+        return files
+
+    def commit(self, manifest: Mapping[str, Any], files: Files, best: bool) -> None:
+        """Make a checkpoint of the parts that all ranks have put."""
+        check_token(self.lease, self.token)
+        final, place = self._final(manifest), self._place_of_parts(manifest)
+        found: list[StorePath] = [*place.iterdir()]
+        remove_files([path for path in found if path.name not in files])  # a killed writer's
+        value = self._whole(manifest, files, best)
+        if isinstance(place, Path):
+            write_json(place / MANIFEST, value)
+            remove_folder(final, MANIFEST)
+            publish_folder(place, final, MANIFEST)
+        else:
+            write_json(final / MANIFEST, value)
+        self._collect()
+
+    def _final(self, manifest: Mapping[str, Any]) -> StorePath:
+        return self.folder / f"step-{manifest['step']:09d}"
+
+    def _place_of_parts(self, manifest: Mapping[str, Any]) -> StorePath:
+        """A stage that all ranks know; in an object store the manifest, put last, is enough."""
+        if isinstance(self.folder, ObjectPath):
+            return self._final(manifest)
+        return self.folder / f"{STAGE_PREFIX}{self.token}-{manifest['step']}"
+
+    def _whole(self, manifest: Mapping[str, Any], files: Files, best: bool) -> dict[str, Any]:
+        extra = {"files": files, "token": self.token, "digests": dict(self.digests), "best": best}
+        return dict(manifest) | extra
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """See `Checkpoints`."""
@@ -136,6 +183,14 @@ class CommittedCheckpoints:
                 remove_folder(folder, MANIFEST)
         for stage in self.folder.glob(f"{STAGE_PREFIX}*"):
             remove_folder(stage)
+
+
+def facts_of(folder: Path) -> Files:
+    """Size and SHA-256 of each file of a folder."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+    }
 
 
 def _is_best(folder: StorePath) -> bool:

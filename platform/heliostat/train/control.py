@@ -36,10 +36,18 @@ class NoControl:
 
 
 class ClockControl:
-    """Checkpoints by the clock, and a stop when `wants_stop()` says so."""
+    """Checkpoints by the clock, and one just in time when `reclaimed()` begins to say that a place
+    is taken away; a stop when `wants_stop()` says so.
+    """
 
-    def __init__(self, every_minutes: float, wants_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        every_minutes: float,
+        wants_stop: Callable[[], bool],
+        reclaimed: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._every_seconds, self._wants_stop = every_minutes * 60, wants_stop
+        self._reclaimed, self._was_reclaimed = reclaimed, False
         self._last = time.monotonic()
 
     def stop_requested(self) -> bool:
@@ -47,8 +55,10 @@ class ClockControl:
         return self._wants_stop()
 
     def checkpoint_due(self) -> bool:
-        """Whether the interval is over."""
-        return time.monotonic() - self._last >= self._every_seconds
+        """Whether the interval is over, or a place is about to be taken away."""
+        notice = not self._was_reclaimed and self._reclaimed()
+        self._was_reclaimed = self._was_reclaimed or notice
+        return notice or time.monotonic() - self._last >= self._every_seconds
 
     def checkpoint_done(self) -> None:
         """Restart the interval."""

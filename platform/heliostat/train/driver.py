@@ -59,6 +59,7 @@ def build_group(spec: JobSpec, storage: str) -> WorkerGroup:
         failures=limits.failures,
         start_seconds=limits.start_minutes * 60,
         min_size=scale.workers.min if isinstance(scale.workers, ElasticWorkers) else None,
+        unit=scale.parallel.product,
     )
     if group.size == 1:
         return ActorGroup(group)

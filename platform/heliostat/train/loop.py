@@ -35,6 +35,7 @@ from heliostat.train.stopping import Progress
 from heliostat.train.task import Fit, TensorBatch
 from heliostat.train.trouble import REMEDY, gradient_trouble
 
+MOST_SECONDS_BETWEEN_LOGS = 10.0
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
 
@@ -60,6 +61,7 @@ class _Loop:
         self.device = self.parameters[0].device.type
         self.passes = passes_of(task, world)
         self.gradient_norm = torch.zeros(())
+        self.log_every = task.log_every
         self.saver = Saver()
         self.shards = ShardWriter.of(task.model, world, checkpoints)
         self.pending: list[Tensor] = []  # shares of the losses of steps not logged yet
@@ -75,6 +77,7 @@ class _Loop:
             if "loss_scale" in checkpoint.manifest:
                 self.scale = LossScale.from_json(checkpoint.manifest["loss_scale"])
             self.step = checkpoint.step
+            self.log_every = checkpoint.manifest.get("log_every", self.log_every)
             self.history = list(checkpoint.manifest["history"])
             yield Resumed(self.step, tuple(skipped), tuple(self.history))
 
@@ -95,8 +98,8 @@ class _Loop:
             if not (
                 validate
                 or must_save
-                or self.step % task.log_every == 0
-                or self.step == task.num_steps
+                or self.step % self.log_every == 0
+                or self.step in (1, task.num_steps)
             ):
                 continue
             stop, due = yield from self._log()
@@ -171,9 +174,11 @@ class _Loop:
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
         shares = torch.stack(self.pending).double().cpu().numpy() / self.world.size
-        wishes = np.array([self.control.stop_requested(), self.control.checkpoint_due()], float)
+        seconds = time.perf_counter() - self.clock
+        wishes = [self.control.stop_requested(), self.control.checkpoint_due(), seconds]
         total = self.world.sum(np.concatenate([shares, wishes]))
-        losses = total[:-2]
+        losses = total[:-3]
+        self.log_every = self._log_interval(total[-1] / self.world.size / len(losses))
         first = self.step - len(losses)
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -182,7 +187,6 @@ class _Loop:
             self.gradient_norm = gradient_norm(self.task.model)
         if not math.isfinite(float(self.gradient_norm)):
             raise TrainError(gradient_trouble(self.task.model, self.step))
-        seconds = time.perf_counter() - self.clock
         event = Stepped(
             step=self.step,
             num_steps=self.task.num_steps,
@@ -198,7 +202,16 @@ class _Loop:
         yield event
         self.pending, self.rows_seen = [], 0
         self.clock = time.perf_counter()
-        return bool(total[-2] > 0), bool(total[-1] > 0)
+        return bool(total[-3] > 0), bool(total[-2] > 0)
+
+    def _log_interval(self, step_seconds: float) -> int:
+        """Steps from one log to the next: halved until nobody waits long for a sign, a stop, or a
+        checkpoint just in time.
+        """
+        interval = self.task.log_every
+        while interval > 1 and interval * step_seconds > MOST_SECONDS_BETWEEN_LOGS:
+            interval //= 2
+        return interval
 
     def _validate(self) -> Generator[LoopEvent, None, bool]:
         metrics = self.task.evaluate()
@@ -240,6 +253,7 @@ class _Loop:
             "world": self.world.size,
             "progress": self.progress.to_json(),
             "loss_scale": self.scale.to_json(),
+            "log_every": self.log_every,
             "history": list(self.history),
         } | dict(self.task.manifest)
 

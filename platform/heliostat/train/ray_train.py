@@ -22,12 +22,16 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
+from ray.train.v2._internal.execution.context import (
+    get_train_context as get_internal_train_context,
+)
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.catalog.places import place_of
 from heliostat.errors import PlacementError
 from heliostat.train.channel import ENDED, Mailbox, Seat, Work
 from heliostat.train.line import Exchange, Line
+from heliostat.train.replicas import WholeReplicas
 from heliostat.train.worker import preload
 from heliostat.train.workers import GroupSpec, Poll, free_address, placement_sentence
 
@@ -72,6 +76,7 @@ class RayTrainGroup:
         self._exchange = Exchange(self._mailbox)
         place = place_of(self._storage)
         trainer = _LeanTrainer(
+            self.spec.unit,
             _ray_train_worker,
             train_loop_config={"line": self._exchange.address, "family": self.spec.family},
             scaling_config=ScalingConfig(
@@ -154,8 +159,18 @@ class RayTrainGroup:
 class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train without two helpers of its own, each a process on the way to the first step:
     one that hands out data sets, which we do not pass, and one that removes the placement
-    groups of nested trials, which we never nest.
+    groups of nested trials, which we never nest. An elastic group grows and shrinks by `unit`
+    workers.
     """
+
+    def __init__(self, unit: int, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._unit = unit
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = WholeReplicas(self.scaling_config, self._unit)
+        return super()._initialize_and_run_controller(**parts)
 
     def _create_default_callbacks(self) -> list[Any]:
         left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -186,4 +201,11 @@ def _ray_train_worker(config: dict[str, Any]) -> None:
     if offer == ENDED:
         return
     work, payload = offer
-    work(payload, Seat(rank, size, address, line))
+    work(payload, Seat(rank, size, address, line, _is_reclaimed))
+
+
+def _is_reclaimed() -> bool:
+    """Whether a node of this group is about to be taken away. Ray Train's public question is a
+    barrier for all ranks; ours is asked where they sum their losses anyway.
+    """
+    return get_internal_train_context().preemption_context.preemption_info is not None

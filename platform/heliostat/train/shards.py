@@ -2,8 +2,7 @@
 
 torch.distributed.checkpoint decides who writes what and reads it back for any other cut; its
 safetensors storage keeps it free of pickle. Parts are written beside training, over a process
-group of their own, into a folder that every rank sees; then the leader commits them as any
-checkpoint.
+group of their own, into the storage; then the leader commits them as one checkpoint.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from heliostat.parallel.apply import is_cut
 from heliostat.parallel.world import World
-from heliostat.storage.files import STAGE_PREFIX
-from heliostat.storage.folders import remove_folder
-from heliostat.train.checkpoint import Checkpoint, Checkpoints, CommittedCheckpoints
+from heliostat.train.checkpoint import Checkpoint, Checkpoints, CommittedCheckpoints, Files
 from heliostat.train.events import Committed
 from heliostat.train.optim import load_optimizer_tensors, optimizer_state
 
@@ -40,21 +37,20 @@ MODEL, OPTIMIZER = "model/", "optimizer/"
 class ShardWriter:
     """Where the ranks of a model that is cut write their parts."""
 
-    def __init__(self, checkpoints: CommittedCheckpoints, folder: Path, leads: bool) -> None:
-        self.checkpoints, self.folder, self.leads = checkpoints, folder, leads
+    def __init__(self, checkpoints: CommittedCheckpoints, leads: bool) -> None:
+        self.checkpoints, self.leads = checkpoints, leads
         self.group = dist.new_group(
             backend="gloo", timeout=timedelta(seconds=WRITING_SECONDS)
         )  # a thread's own: training goes on meanwhile
 
     @classmethod
     def of(cls, model: nn.Module, world: World, checkpoints: Checkpoints) -> ShardWriter | None:
-        """The writer, if the model is cut and its checkpoints lie in a folder; else the leader
-        writes the whole.
+        """The writer, if the model is cut and its checkpoints are kept; else the leader writes the
+        whole.
         """
         if not is_cut(model) or not isinstance(checkpoints, CommittedCheckpoints):
             return None
-        folder = checkpoints.folder
-        return cls(checkpoints, folder, world.leads) if isinstance(folder, Path) else None
+        return cls(checkpoints, world.leads)
 
     def saving(
         self,
@@ -65,23 +61,24 @@ class ShardWriter:
     ) -> Callable[[], Committed | None]:
         """Copy this rank's parts; what is to be done with them beside training, on every rank."""
         state = {name: tensor.clone() for name, tensor in _state(model, optimizer).items()}
-        step = int(manifest["step"])
-        parts = self.folder / f"{STAGE_PREFIX}{self.checkpoints.token}-{step}"
+        manifest = dict(manifest) | {LAYOUT: SHARDS}
+
+        def write(folder: Path) -> None:
+            writer = HuggingFaceStorageWriter(path=str(folder), save_distributed=True)
+            save_parts(state, storage_writer=writer, process_group=self.group)
 
         def save() -> Committed | None:
-            parts.mkdir(parents=True, exist_ok=True)
-            writer = HuggingFaceStorageWriter(path=str(parts), save_distributed=True)
-            save_parts(state, storage_writer=writer, process_group=self.group)
+            own = self.checkpoints.put_part(manifest, write)
+            parts: list[Files] = [{} for _ in range(dist.get_world_size(self.group))]
+            dist.all_gather_object(parts, own, self.group)
+            if self.leads:
+                files = {name: facts for part in parts for name, facts in part.items()}
+                self.checkpoints.commit(manifest, files, best)
+            # None begins the next while the leader sweeps what lies about.
+            dist.barrier(self.group)
             if not self.leads:
                 return None
-
-            def move(stage: Path) -> None:
-                for file in sorted(parts.iterdir()):
-                    file.rename(stage / file.name)
-                remove_folder(parts)
-
-            self.checkpoints.save(dict(manifest) | {LAYOUT: SHARDS}, move, best)
-            return Committed(step, best)
+            return Committed(int(manifest["step"]), best)
 
         return save
 

@@ -24,7 +24,8 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
     """
     sender = Sender(seat.channel, seat.rank)
     spec = assignment.spec
-    control = ClockControl(spec.scale.checkpoint.every_minutes, sender.stop_requested)
+    every = spec.scale.checkpoint.every_minutes
+    control = ClockControl(every, sender.stop_requested, seat.reclaimed)
     patience = spec.limits.stall_minutes * 60 * STUCK_SHARE
     watchdog = Watchdog(patience, lambda at: sender.put(Stuck(seat.rank, patience, at)))
     try:

@@ -26,7 +26,7 @@ from heliostat.train.worker import preload
 @dataclass(frozen=True)
 class GroupSpec:
     """How many workers, what each holds, and how often the group may come back. With `min_size`
-    there may be fewer than `size`, as the cluster allows.
+    there may be fewer than `size`, as the cluster allows, in multiples of `unit`.
     """
 
     size: int
@@ -37,6 +37,7 @@ class GroupSpec:
     failures: int
     start_seconds: float
     min_size: int | None = None
+    unit: int = 1
 
     @property
     def bundle(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ from heliostat.train.losses import loss_sum
 from heliostat.train.optim import build_optimizer
 from heliostat.train.task import Fit, TensorBatch
 
-ROWS, NUMBERS, STEPS, TURNS = 1024, 28, 1000, 5
+ROWS, NUMBERS, STEPS, TURNS = 1024, 28, 400, 15
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from heliostat.errors import Problem, UserError
 from heliostat.parallel.data import data_parallel
-from heliostat.parallel.pipeline import enter_stage, stage_of
+from heliostat.parallel.pipeline import Stage, enter_stage, stage_of
 from heliostat.parallel.world import Degrees, World
 
 MESH = ("data", "shard", "pipeline", "tensor")
@@ -108,14 +108,13 @@ def unsynced(replica: nn.Module) -> Iterator[None]:
         yield
 
 
-def gradient_norm(model: nn.Module) -> Tensor:
+def gradient_norm(parameters: Sequence[nn.Parameter], stage: Stage | None) -> Tensor:
     """The norm of all gradients together, the same on every rank."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if any(isinstance(gradient, DTensor) for gradient in gradients):
         norm = torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
     else:
         norm = nn.utils.get_total_norm(gradients)
-    stage = stage_of(model)
     return norm if stage is None else stage.sum(norm.square()).sqrt()
 
 

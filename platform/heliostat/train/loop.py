@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from heliostat.errors import TrainError
 from heliostat.models.network import cpu_state, load_weights
 from heliostat.parallel.apply import clip, gradient_norm, is_cut, local
+from heliostat.parallel.pipeline import stage_of
 from heliostat.parallel.world import World
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
 from heliostat.train.control import Control
@@ -58,6 +59,7 @@ class _Loop:
         self.step = 0
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
+        self.stage = stage_of(task.model)
         self.device = self.parameters[0].device.type
         self.passes = passes_of(task, world)
         self.gradient_norm = torch.zeros(())
@@ -133,7 +135,7 @@ class _Loop:
         if task.precision == "float16" and self._overflowed():
             task.optimizer.zero_grad(set_to_none=True)
         elif task.clip_norm is not None:
-            self.gradient_norm = gradient_norm(task.model)
+            self.gradient_norm = gradient_norm(self.parameters, self.stage)
             clip(self.parameters, task.clip_norm, self.gradient_norm)
         task.optimizer.step()
         self.pending.append(share)
@@ -145,7 +147,7 @@ class _Loop:
         Raises:
             TrainError: no scale makes them finite.
         """
-        norm = gradient_norm(self.task.model)
+        norm = gradient_norm(self.parameters, self.stage)
         overflowed = not math.isfinite(float(norm))
         for parameter in self.parameters if not overflowed else ():
             if parameter.grad is not None:
@@ -184,7 +186,7 @@ class _Loop:
             if not math.isfinite(loss):
                 raise TrainError(f"the training loss is {loss} at step {first + i + 1}; {REMEDY}")
         if self.task.clip_norm is None:
-            self.gradient_norm = gradient_norm(self.task.model)
+            self.gradient_norm = gradient_norm(self.parameters, self.stage)
         if not math.isfinite(float(self.gradient_norm)):
             raise TrainError(gradient_trouble(self.task.model, self.step))
         event = Stepped(

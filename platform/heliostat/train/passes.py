@@ -55,9 +55,12 @@ class OneByOne:
             try:
                 if self.task.seed_generator:
                     seed_generator(self.task, step, self.world)
-                pieces = batch.pieces(self.micro_rows)
-                shares = [self._backward(p, step, scale, p is pieces[-1]) for p in pieces]
-                return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
+                if self.micro_rows is None:
+                    return self._backward(batch, step, scale)
+                *pieces, last = batch.pieces(self.micro_rows)
+                with unsynced(self.task.replica) if pieces else nullcontext():
+                    shares = [self._backward(piece, step, scale) for piece in pieces]
+                return torch.stack([*shares, self._backward(last, step, scale)]).sum()
             except torch.OutOfMemoryError as error:
                 self._shrink(len(batch.rows), step, error)
                 self.task.optimizer.zero_grad(set_to_none=True)
@@ -67,11 +70,10 @@ class OneByOne:
         again = partial(self._outputs, batch, step)
         return forward_trouble(self.task.model, again, share, step + 1)
 
-    def _backward(self, piece: TensorBatch, step: int, scale: float, is_last: bool) -> Tensor:
-        with nullcontext() if is_last else unsynced(self.task.replica):
-            loss = mean_loss(self.task, self.world, self._outputs(piece, step), piece)
-            (loss * scale if scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+    def _backward(self, piece: TensorBatch, step: int, scale: float) -> Tensor:
+        loss = mean_loss(self.task, self.world, self._outputs(piece, step), piece, scale)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach() if scale == 1 else loss.detach() / scale
 
     def _outputs(self, piece: TensorBatch, step: int) -> Tensor:
         self.task.randomness.set(step, piece.rows)
@@ -137,15 +139,15 @@ class Pipelined:
 
     def _loss(self, outputs: Tensor, number: Tensor) -> Tensor:
         piece = self.pieces[int(number)]
-        return mean_loss(self.task, self.world, outputs, piece) * self.scale
+        return mean_loss(self.task, self.world, outputs, piece, self.scale)
 
 
-def mean_loss(task: Fit, world: World, outputs: Tensor, piece: TensorBatch) -> Tensor:
-    """The piece's part of the global batch's mean loss, times the number of ranks: parallelism
-    averages gradients over them, and the global mean needs their sum.
+def mean_loss(task: Fit, world: World, outputs: Tensor, piece: TensorBatch, scale: float) -> Tensor:
+    """The piece's part of the global batch's mean loss, times `scale` and the number of ranks:
+    parallelism averages gradients over them, and the global mean needs their sum.
     """
     weight = piece.global_weight or 1.0  # rows that all weigh nothing teach nothing
-    return task.loss_sum(outputs, piece.target, piece.weights) * (world.size / weight)
+    return task.loss_sum(outputs, piece.target, piece.weights * (world.size * scale / weight))
 
 
 def autocast(task: Fit, device: str) -> AbstractContextManager[object]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import shutil
 import sys
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -55,6 +58,45 @@ def copy_code(folder: Path, target: Path) -> None:
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+
+
+@dataclass(frozen=True)
+class PackedCode:
+    """A job's own code as one archive, called by the digest of its bytes."""
+
+    content: bytes
+    digest: str
+
+    @property
+    def place(self) -> str:
+        """Where it lies in a storage."""
+        return f"{CODE_FOLDER}/{self.digest}.zip"
+
+
+def pack_code(folder: Path) -> PackedCode:
+    """The Python files of `folder` as a zip archive: the same files are the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in code_files(folder):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980, for all
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes())
+    content = buffer.getvalue()
+    return PackedCode(content, hashlib.sha256(content).hexdigest())
+
+
+def unpack_code(content: bytes, name: str, target: Path) -> None:
+    """Unpack an archive that is called by its digest.
+
+    Raises:
+        UserError: its bytes are not those that its name promises.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if name != f"{found}.zip":
+        what = f"`{name}` is not what was sent: its digest is {found}"
+        raise UserError(Problem("code.path", what, "submit the job again"))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(target)
 
 
 def import_from(code: Path, name: str, key: str) -> ModuleType:

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from heliostat.catalog.code import unpack_code
+from heliostat.errors import Problem, UserError
 from heliostat.spec.load import Job, load_job, load_site
 from heliostat.spec.site import SiteSpec
 from heliostat.storage.objects import as_path
@@ -46,7 +48,19 @@ def read_job(files: tuple[str, ...], settings: tuple[str, ...]) -> Job:
     if site.limits is not None:
         for key in site.limits.model_fields_set - job.spec.limits.model_fields_set:
             settings_of_site[f"limits.{key}"] = getattr(site.limits, key)
+    if job.spec.code is not None and job.spec.code.path.endswith(".zip"):
+        settings_of_site["code.path"] = str(_unpacked(job.spec.code.path))
     return job.replace(settings_of_site)
+
+
+def _unpacked(archive: str) -> Path:
+    """Own code that `submit` has sent to the storage, on this machine."""
+    path = as_path(archive)
+    if not path.exists():
+        raise UserError(Problem("code.path", f"`{archive}` is not there"))
+    folder = Path(tempfile.mkdtemp(prefix="heliostat-code-"))
+    unpack_code(path.read_bytes(), path.name, folder)
+    return folder
 
 
 def _on_this_machine(file: str) -> Path:

@@ -21,7 +21,8 @@ def command(
 ) -> None:
     """Print exactly what `submit` would send, and send nothing."""
     job = read_job(files, settings)
-    from heliostat.launch import ray_job
+    from heliostat.launch.clusters import destination
     from heliostat.launch.target import find_cluster
 
-    print_json(ray_job.render(job, find_cluster(read_site(), target, job.spec), run_id).to_json())
+    cluster = destination(find_cluster(read_site(), target, job.spec))
+    print_json(cluster.render(job, run_id, "run").to_json())

@@ -40,17 +40,15 @@ def send(
         raise PlanError(problems)
     if problems := unavailable_parts(job):
         raise UnavailableError(problems)
-    from heliostat.launch import ray_job
+    from heliostat.launch.clusters import destination
     from heliostat.launch.sent import Sent, remember
     from heliostat.launch.target import find_cluster
 
     name = target or (job.spec.cluster if isinstance(job.spec.cluster, str) else None)
     cluster = find_cluster(read_site(), name)
-    request = ray_job.render(job, cluster, run_id, verb)
-    is_new = ray_job.submit(request, cluster)
+    reference, submission, is_new = destination(cluster).render(job, run_id, verb).send()
     storage = open_storage(job.spec.storage)
-    run = request.metadata["heliostat.run"]
-    sent = Sent(job.spec.name, run, str(name), request.submission_id, verb)
+    sent = Sent(job.spec.name, reference.partition("/")[2], str(name), submission, verb)
     remember(storage, sent)
     if as_json:
         print_json({"run": sent.reference, "submission_id": sent.submission_id, "new": is_new})

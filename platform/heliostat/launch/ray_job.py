@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import heliostat
 from heliostat.catalog.code import CODE_FOLDER, copy_code
 from heliostat.errors import LaunchError, Problem, UserError
 from heliostat.spec.load import Job
@@ -59,7 +60,8 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
     Raises:
         UserError: the id is not fit for a name.
     """
-    run_id = run_id or (new_run_id() if verb == "run" else f"{verb}-{new_run_id()}")
+    if run_id is None:
+        run_id = new_run_id() if verb == "run" else f"{verb}-{new_run_id()}"
     if not ID_PATTERN.match(run_id):
         raise UserError(
             Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
@@ -78,7 +80,10 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
         entrypoint=shlex.join(words),
         files={JOB_FILE: value},
         code=code,
-        environment={"RAY_JOB_STOP_WAIT_TIME_S": "60"},
+        environment={
+            "HELIOSTAT_SENT_BY": heliostat.__version__,
+            "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        },
         metadata={"heliostat.name": spec.name, "heliostat.run": run_id} | dict(spec.labels),
     )
 
@@ -148,7 +153,8 @@ def connect(cluster: AddressCluster) -> Any:
     from ray.job_submission import JobSubmissionClient  # `status` often needs no cluster
 
     token = _token(cluster)
-    headers = {"Authorization": f"Bearer {token}"} if token else None
+    # Not `Authorization`, which a Kubernetes API server in between keeps for itself.
+    headers = {"x-ray-authorization": f"Bearer {token}"} if token else None
     with _plain_errors(cluster):
         return JobSubmissionClient(cluster.address, headers=headers)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 
-from heliostat.errors import Problem, UnavailableError, UserError
+from heliostat.errors import Problem, UserError
 from heliostat.spec.job import JobSpec
-from heliostat.spec.site import AddressCluster, SiteSpec
+from heliostat.spec.site import Cluster, SiteSpec
 
 
-def find_cluster(site: SiteSpec, name: str | None, spec: JobSpec | None = None) -> AddressCluster:
+def find_cluster(site: SiteSpec, name: str | None, spec: JobSpec | None = None) -> Cluster:
     """The cluster called `name`, or the job's own default.
 
     Raises:
         UserError: no name given, or the site file has none like it.
-        UnavailableError: it is a KubeRay cluster.
     """
     name = name or (spec.cluster if spec and isinstance(spec.cluster, str) else None)
     if name is None:
@@ -24,8 +23,6 @@ def find_cluster(site: SiteSpec, name: str | None, spec: JobSpec | None = None) 
         close = difflib.get_close_matches(name, site.clusters, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known: {_known(site)}"
         raise UserError(Problem("--to", f"the site file has no cluster `{name}`", hint))
-    if not isinstance(cluster, AddressCluster):
-        raise UnavailableError(Problem("--to", f"`{name}`: KubeRay clusters are not available yet"))
     return cluster
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from heliostat.errors import LaunchError, StoppedError, UnknownOutcomeError, UserError
-from heliostat.launch import ray_job
+from heliostat.launch.clusters import Destination, destination
 from heliostat.launch.sent import Sent, all_sent, find_sent
 from heliostat.launch.target import find_cluster
 from heliostat.report.follow import new_lines, result_of
 from heliostat.report.result import Result
-from heliostat.spec.site import AddressCluster, SiteSpec
+from heliostat.spec.site import SiteSpec
 from heliostat.storage.files import write_json
 from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
 
@@ -27,14 +27,15 @@ class RunView:
     folder: RunFolder | None
     sent: Sent | None
     site: SiteSpec
+    storage: Storage
 
     @property
-    def cluster(self) -> AddressCluster | None:
+    def cluster(self) -> Destination | None:
         """The cluster it was sent to, if the site file still names it."""
         if self.sent is None:
             return None
         try:
-            return find_cluster(self.site, self.sent.cluster)
+            return destination(find_cluster(self.site, self.sent.cluster))
         except UserError:
             return None
 
@@ -46,7 +47,7 @@ class RunView:
         if cluster is None or sent is None:
             return {"run": self.reference, "status": "UNKNOWN", "error": "no cluster and no folder"}
         try:
-            status, message = ray_job.status(cluster, sent.submission_id)
+            status, message = cluster.look(sent.submission_id)
         except LaunchError as error:
             return {"run": self.reference, "status": "UNKNOWN", "error": str(error)}
         # A job that Ray calls succeeded, but that left no result here, did not succeed for us.
@@ -56,13 +57,24 @@ class RunView:
 
     def lines(self, follow: bool) -> Iterator[str]:
         """What the run said, each line once; with `follow`, until it ends."""
-        if self.folder is not None:
-            folder = self.folder
+        folder, cluster, sent = self.folder, self.cluster, self.sent
+        if folder is None and cluster is not None and sent is not None:
+            yield from cluster.lines(sent.submission_id, follow, lambda: self._begun() is not None)
+            if cluster.tells_all:
+                return
+            folder = self._begun()
+        if folder is not None:
+            begun = folder
             yield from new_lines(
-                folder, lambda: follow and folder.read_state()["status"] in RUNNING_STATES
+                begun, lambda: follow and begun.read_state()["status"] in RUNNING_STATES
             )
-        elif self.cluster is not None and self.sent is not None:
-            yield from ray_job.log_lines(self.cluster, self.sent.submission_id, follow)
+
+    def _begun(self) -> RunFolder | None:
+        """Its folder, if it has made one since."""
+        try:
+            return self.storage.find(self.reference)
+        except UserError:
+            return None
 
     def result(self) -> Result | None:
         """Its result, or the error that its end stands for; None of what has none."""
@@ -82,7 +94,7 @@ class RunView:
             write_json(self.folder.stop_request, {"why": "heliostat stop"})
             return f"{self.reference} will commit a checkpoint and stop"
         if self.cluster is not None and self.sent is not None:
-            stopped = ray_job.stop(self.cluster, self.sent.submission_id)
+            stopped = self.cluster.withdraw(self.sent.submission_id)
             what = "had not begun; it is withdrawn" if stopped else "could not be stopped"
             return f"{self.reference} {what}"
         raise LaunchError(f"{self.reference}: neither its cluster nor its folder can be reached")
@@ -100,15 +112,17 @@ def find_run(storage: Storage, site: SiteSpec, reference: str) -> RunView:
     except UserError:
         if sent is None:
             raise
-        return RunView(sent.reference, None, sent, site)
-    return RunView(folder.reference, folder, sent, site)
+        return RunView(sent.reference, None, sent, site, storage)
+    return RunView(folder.reference, folder, sent, site, storage)
 
 
 def all_runs(storage: Storage, site: SiteSpec) -> list[RunView]:
     """Every run of the storage, then those that were sent and have not written anything yet."""
     sent = {item.reference: item for item in all_sent(storage)}
-    views = [RunView(f.reference, f, sent.pop(f.reference, None), site) for f in storage.runs()]
-    return views + [RunView(reference, None, item, site) for reference, item in sent.items()]
+    views = [
+        RunView(f.reference, f, sent.pop(f.reference, None), site, storage) for f in storage.runs()
+    ]
+    return views + [RunView(run, None, item, site, storage) for run, item in sent.items()]
 
 
 def result_error(reference: str, state: dict[str, Any]) -> Exception:

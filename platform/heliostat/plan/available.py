@@ -59,8 +59,6 @@ def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
             yield "tune.deterministic", "deterministic decisions are"
         if spec.tune.fuse:
             yield "tune.fuse", "fused trials are"
-    if spec.secrets:
-        yield "secrets", "passing secrets to workers is"
     if isinstance(spec.cluster, dict):
         yield "cluster", "a cluster written into the job file is"
     for key in ("mlflow", "register"):

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import heliostat
 from heliostat.data.inherit import DESCRIPTION
 from heliostat.errors import Problem, UserError
 from heliostat.spec.load import Job
 from heliostat.spec.model import NetworkModel
 from heliostat.storage.objects import as_path
 from heliostat.storage.runs import Storage
+
+
+def check_environment(job: Job) -> None:
+    """Secrets must be in the environment, and whoever sent the job must have our version.
+
+    Raises:
+        UserError: one is not there, or the versions differ.
+    """
+    sender = os.environ.get("HELIOSTAT_SENT_BY", heliostat.__version__)
+    if sender != heliostat.__version__:
+        what = f"heliostat {sender} sent this job to an image with {heliostat.__version__}"
+        raise UserError(Problem("image", what, "use the same version on both sides"))
+    missing = [name for name in job.spec.secrets if not os.environ.get(name)]
+    if missing:
+        what = f"{', '.join(missing)} not set in this environment"
+        raise UserError(job.problem("secrets", what, "set it where the job runs"))
 
 
 def with_beginning(job: Job, storage: Storage) -> Job:

@@ -24,7 +24,7 @@ from heliostat.report.console import Console, duration_text, metric_text
 from heliostat.report.follow import follow
 from heliostat.report.result import Result
 from heliostat.run.ahead import fetch_ahead, import_ahead
-from heliostat.run.begin import with_beginning
+from heliostat.run.begin import check_environment, with_beginning
 from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
 from heliostat.run.record import RunRecord
@@ -64,6 +64,7 @@ def run_job(
     """
     started = time.monotonic()
     console = console or Console()
+    check_environment(job)
     plan = plan_job(job)
     storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
     plan = replace(plan, job=with_beginning(job, storage))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from heliostat.spec.base import Spec
+from heliostat.spec.kuberay import KubeRaySpec
 from heliostat.spec.scale import LimitsSpec
 
 
@@ -14,18 +15,20 @@ class AddressCluster(Spec):
     """A running Ray cluster, reached at its dashboard's URL.
 
     The token comes from the variable named by `token_env`, else from `token_file`, else from
-    where Ray itself looks (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token).
+    where Ray itself looks (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). A price is
+    that of a CPU's hour.
     """
 
     address: Annotated[str, Field(pattern=r"^https?://")]
     token_env: str | None = None
     token_file: str | None = None
+    price_per_hour: Annotated[float, Field(ge=0)] = 0.0
 
 
 class KubeRayCluster(Spec):
     """A Kubernetes cluster with the KubeRay operator."""
 
-    kuberay: dict[str, Any]
+    kuberay: KubeRaySpec
 
 
 def _cluster_tag(value: Any) -> str:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import click
 
 from heliostat.cli.main import print_json
-from heliostat.cli.options import job_options, open_storage, read_job
+from heliostat.cli.options import job_options, open_storage, read_job, read_site
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
+from heliostat.spec.load import Job
 
 
 @click.command("plan")
 @job_options
 @click.option("--diff", "run", metavar="RUN", help="List what differs from a run instead.")
+@click.option("--to", "target", help="A cluster of the site file: also where the workers go.")
 def command(
-    files: tuple[str, ...], settings: tuple[str, ...], as_json: bool, run: str | None
+    files: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+    run: str | None,
+    target: str | None,
 ) -> None:
     """Check everything that can be checked before a worker starts, and show the sums."""
-    plan = plan_job(read_job(files, settings))
+    job = read_job(files, settings)
+    plan = plan_job(job)
+    placed = _placed(job, target) if target is not None else ""
     if run is not None:
         lines = _differences(plan, run)
         if as_json:
@@ -25,9 +33,22 @@ def command(
         else:
             print("\n".join(lines) or f"nothing differs from {run}")
     elif as_json:
-        print_json(plan.to_json())
+        print_json(plan.to_json() | ({"placement": placed} if placed else {}))
     else:
         print(plan_text(plan), end="")
+        if placed:
+            print(f"placement {placed}")
+
+
+def _placed(job: Job, target: str) -> str:
+    from heliostat.launch.placement import place
+    from heliostat.launch.target import find_cluster
+    from heliostat.spec.site import AddressCluster
+
+    cluster = find_cluster(read_site(), target, job.spec)
+    if isinstance(cluster, AddressCluster):
+        return f"any node of {cluster.address}; its room is checked when the run begins"
+    return place(job.spec, cluster.kuberay).sentence(cluster.kuberay)
 
 
 def _differences(plan: Plan, run: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -31,6 +32,8 @@ def command(run: str | None, labels: tuple[str, ...], as_json: bool, storage: st
         return
     for state in states:
         print(_line(state))
+        if run:
+            print("".join(f"  {text}\n" for text in _details(state)), end="")
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -38,6 +41,13 @@ def _label(text: str) -> tuple[str, str]:
     if not equals:
         raise UserError(Problem("--label", f"`{text}`: write it as key=value"))
     return key, value
+
+
+def _details(state: dict[str, Any]) -> Iterator[str]:
+    for rank, place in state.get("placement", {}).items():
+        yield f"rank {rank:<3} on {place}"
+    for key, value in state.get("hours", {}).items():
+        yield f"{value:,.2f} money" if key == "cost" else f"{value:,.3f} {key.upper()}-hours"
 
 
 def _line(state: dict[str, Any]) -> str:

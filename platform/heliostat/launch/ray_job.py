@@ -74,16 +74,20 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
         value["code"] = {"path": CODE_FOLDER}
     words = ["python", "-m", "heliostat", verb, JOB_FILE]
     words += ["--id", run_id] if verb == "run" else []
+    environment = {
+        "HELIOSTAT_SENT_BY": heliostat.__version__,
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    }
+    price = cluster.price_per_hour * spec.scale.num_workers * spec.scale.resources.cpu
+    if price:
+        environment["HELIOSTAT_PRICE_PER_HOUR"] = f"{price:g}"
     return Request(
         address=cluster.address,
         submission_id=submission_id(spec.name, run_id),
         entrypoint=shlex.join(words),
         files={JOB_FILE: value},
         code=code,
-        environment={
-            "HELIOSTAT_SENT_BY": heliostat.__version__,
-            "RAY_JOB_STOP_WAIT_TIME_S": "60",
-        },
+        environment=environment,
         metadata={"heliostat.name": spec.name, "heliostat.run": run_id} | dict(spec.labels),
     )
 

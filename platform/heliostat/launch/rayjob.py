@@ -174,11 +174,15 @@ def _cluster_spec(
 
 def _environment(job: Job, cluster: KubeRaySpec) -> Iterator[Value]:
     yield {"name": "HELIOSTAT_SENT_BY", "value": heliostat.__version__}
+    price = place(job.spec, cluster).price_per_hour(cluster)
+    if price:
+        yield {"name": "HELIOSTAT_PRICE_PER_HOUR", "value": f"{price:g}"}
     yield {"name": "HELIOSTAT_CACHE", "value": f"{SCRATCH}/cache"}
     yield {"name": "TMPDIR", "value": SCRATCH}
     yield {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(STOP_SECONDS)}
     yield {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(DRAIN_SECONDS)}
-    for variable in job.spec.secrets:
+    webhook = ["HELIOSTAT_WEBHOOK"] if "HELIOSTAT_WEBHOOK" in cluster.secrets else []
+    for variable in [*job.spec.secrets, *webhook]:
         key = cluster.secrets[variable]
         source = {"secretKeyRef": {"name": key.name, "key": key.key}}
         yield {"name": variable, "valueFrom": source}

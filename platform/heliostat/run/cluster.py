@@ -120,13 +120,16 @@ def check_storage_is_shared(folder: StorePath) -> None:
         ]
     finally:
         probe.unlink()
+    is_local = isinstance(folder, Path)
+    what = "is a local folder" if is_local else "is read from here"
+    hint = "mount it on every node" if is_local else "give every node its credentials and network"
     if blind:
         raise UserError(
             Problem(
                 "storage",
-                f"`{folder}` is a local folder, and {len(blind)} of {len(nodes)} nodes do not see "
-                f"its files ({', '.join(sorted(blind))})",
-                "mount it on every node",
+                f"`{folder}` {what}, and {len(blind)} of {len(nodes)} nodes do not see its files "
+                f"({', '.join(sorted(blind))})",
+                hint,
             )
         )
 

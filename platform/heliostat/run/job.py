@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from heliostat.run.ahead import fetch_ahead, import_ahead
 from heliostat.run.begin import check_environment, with_beginning
 from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
+from heliostat.run.gauges import gauges_of
 from heliostat.run.record import RunRecord
 from heliostat.spec.load import Job
 from heliostat.storage.cache import local_copy
@@ -174,6 +176,7 @@ class _Run:
             if group is not None:
                 group.stop()
             raise
+        self.record.gauges = gauges_of(cluster.embedded, self.folder.reference)
         limit = self.spec.limits.hours
         watch = Watch(
             stall_seconds=self.spec.limits.stall_minutes * 60,
@@ -293,10 +296,7 @@ class _Run:
             rows=self._counts,
             cleaning=self._dropped,
             seconds={k: round(v, 3) for k, v in self.clock.seconds.items()},
-            hours={
-                "cpu": outcome.busy_seconds * plan.cpus / 3600,
-                "gpu": outcome.busy_seconds * plan.gpus / 3600,
-            },
+            hours=self._hours(outcome.busy_seconds),
             versions=versions(),
             digests={
                 "data": plan.catalog.digest,
@@ -308,6 +308,7 @@ class _Run:
             folds=outcome.folds,
         )
         result.save(self.folder.path)
+        self.record.spent(result.hours)
         write_json(self.folder.path / "details.json", outcome.details)
         from heliostat.report.page import write_report  # matplotlib: half a second
 
@@ -320,6 +321,15 @@ class _Run:
         self.console.line(f"time      {phases}")
         self.console.line(f"report    {page}")
         return result
+
+    def _hours(self, busy_seconds: float) -> dict[str, float]:
+        """CPU- and GPU-hours of training; with a price, what the run's pods cost from its begin."""
+        hours = {
+            "cpu": busy_seconds * self.plan.cpus / 3600,
+            "gpu": busy_seconds * self.plan.gpus / 3600,
+        }
+        price = float(os.environ.get("HELIOSTAT_PRICE_PER_HOUR") or 0)
+        return hours | ({"cost": price * self.clock.seconds["total"] / 3600} if price else {})
 
     def _write_plan(self) -> None:
         folder = self.folder.path

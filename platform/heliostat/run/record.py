@@ -16,6 +16,8 @@ from heliostat.errors import ArtifactError, LeaseLostError
 from heliostat.plan.memory import format_bytes
 from heliostat.report.console import Console, duration_text, metric_text, number_text
 from heliostat.report.tensorboard import open_board
+from heliostat.run.gauges import Gauges, NoGauges
+from heliostat.run.webhook import tell_webhook
 from heliostat.storage.files import write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
 from heliostat.storage.runs import RunFolder
@@ -25,6 +27,7 @@ from heliostat.train.events import (
     Event,
     Finished,
     Noted,
+    Placed,
     Resumed,
     Stepped,
     Stopped,
@@ -53,6 +56,7 @@ class RunRecord:
             "error": None,
             "next": f"heliostat logs -f {folder.reference}",
         }
+        self.gauges: Gauges = NoGauges()
         self._lock = threading.Lock()
         self._lost: LeaseLostError | None = None
         self._stop_signal = 0
@@ -111,8 +115,11 @@ class RunRecord:
             for sentence in event.skipped:
                 self.note(sentence)
             self.console.line(f"resumed at step {event.step}")
+        elif isinstance(event, Placed):
+            self._placed(event)
         elif isinstance(event, Stepped):
             self._stepped(event, when)
+            self.gauges.stepped(event, when)
         elif isinstance(event, Validated):
             self._row(when, event)
             best = "  best" if event.improved else ""
@@ -125,6 +132,11 @@ class RunRecord:
         elif isinstance(event, (Stopped, Finished)):
             self._flush()
             self.console.rest()
+
+    def spent(self, hours: Mapping[str, float]) -> None:
+        """What the run has cost: hours of CPUs and GPUs, and money where prices are known."""
+        with self._lock:
+            self._state["hours"] = {key: round(value, 6) for key, value in hours.items()}
 
     def progress(self, done: float) -> None:
         """How much of the run is done, 0 to 1; the rest's time is guessed from it."""
@@ -147,9 +159,19 @@ class RunRecord:
         self._state |= {"status": status, "error": error, "next": next_command, "eta_seconds": None}
         if status == "SUCCEEDED":
             self._state["progress"] = 1.0
-        if self._lost is None:
-            self._write_state()
-            self.lease.release()
+        if self._lost is not None:
+            return
+        self._write_state()
+        told = tell_webhook({"run": self.folder.reference} | self._state)
+        if told:
+            self.note(told)
+        self.lease.release()
+
+    def _placed(self, event: Placed) -> None:
+        with self._lock:
+            ranks = self._state.get("placement", {}) | {str(event.rank): str(event)}
+            in_order = sorted((rank for rank in ranks if int(rank) < event.size), key=int)
+            self._state["placement"] = {rank: ranks[rank] for rank in in_order}
 
     def _stepped(self, event: Stepped, when: float) -> None:
         self._row(when, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -176,7 +177,12 @@ class _View:
             text += f"  best {number_text(best.score)}"
         self.console.line(text)
         self.record.progress(done / total)
+        self.record.gauges.trials(Counter(self._states()))
         self._table(metric, done)
+
+    def _states(self) -> list[str]:
+        ids = {trial.id for trial in self.trials}
+        return [r.status for r in self.ledger.records.values() if r.id in ids]
 
     def _table(self, metric: str, done: int) -> None:
         if not self.console.interactive:

@@ -96,6 +96,19 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Where a rank runs: its host, and its node's id at Ray."""
+
+    rank: int
+    size: int
+    host: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.node[:8]}"
+
+
+@dataclass(frozen=True)
 class Stuck:
     """A rank has not moved for a while: where it stands."""
 
@@ -149,4 +162,4 @@ class Failed:
 
 
 LoopEvent = Resumed | Stepped | Validated | Committed | Stopped
-Event = LoopEvent | Noted | Stuck | Finished | Failed
+Event = LoopEvent | Noted | Placed | Stuck | Finished | Failed

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+
+import ray
+
 from heliostat.errors import HeliostatError
 from heliostat.parallel.world import BoostedWorld, SoloWorld, TorchWorld, World
 from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
 from heliostat.train.channel import Seat, Sender
 from heliostat.train.control import ClockControl
-from heliostat.train.events import Failed, Stuck
+from heliostat.train.events import Failed, Placed, Stuck
 from heliostat.train.job import train_events
 from heliostat.train.watchdog import Watchdog
 
@@ -29,6 +33,7 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
     patience = spec.limits.stall_minutes * 60 * STUCK_SHARE
     watchdog = Watchdog(patience, lambda at: sender.put(Stuck(seat.rank, patience, at)))
     try:
+        sender.put(_placed(seat))
         world = join_world(spec, seat)
         for event in train_events(assignment, world, control):
             watchdog.moved()
@@ -40,6 +45,11 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
     finally:
         watchdog.end()
         sender.close()
+
+
+def _placed(seat: Seat) -> Placed:
+    node = ray.get_runtime_context().get_node_id()
+    return Placed(seat.rank, seat.size, socket.gethostname(), node)
 
 
 def join_world(spec: JobSpec, seat: Seat) -> World:

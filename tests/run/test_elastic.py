@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +12,10 @@ import numpy as np
 import pytest
 
 from heliostat.storage.segments import read_rows
-from tests.conftest import TOKEN, descendants, free_port, job_text
+from tests.conftest import ROOT, TOKEN, job_text
+
+sys.path.insert(0, str(ROOT / "cluster"))
+from local import LocalCluster, with_cluster
 
 pytestmark = pytest.mark.slow
 
@@ -41,66 +42,28 @@ print(*[node["NodeID"] for node in ray.nodes() if sys.argv[2] in node["Resources
 """
 
 
-class Cluster:
-    """A real cluster on one machine: a head, and nodes that come and go."""
-
-    def __init__(self, folder) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self.folder = folder
-        self.processes: list[subprocess.Popen] = []
-
-    def start(self, *arguments: str, cpus: int = 1) -> subprocess.Popen:
-        """A node that has joined."""
-        path = self.folder / f"node-{len(self.processes)}.log"
-        log = path.open("w")
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
-                "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--disable-usage-stats",
-                "--object-store-memory=100000000", *arguments,
-            ],
-            stdout=log, stderr=log, env=os.environ | {"RAY_AUTH_TOKEN": TOKEN},
-        )  # fmt: skip
-        self.processes.append(process)
-        deadline = time.monotonic() + 60
-        while "Ray runtime started" not in path.read_text():
-            assert time.monotonic() < deadline and process.poll() is None, path.read_text()
-            threading.Event().wait(0.2)
-        return process
-
-    def drain(self, resource: str, seconds: int) -> None:
-        """Tell the node that has a resource that it will be taken away."""
-        environment = os.environ | {"RAY_AUTH_TOKEN": TOKEN}
-        found = subprocess.run(
-            [sys.executable, "-c", NODE_OF, self.address, resource],
-            check=True, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        subprocess.run(
-            [
-                sys.executable, "-m", "ray.scripts.scripts", "drain-node",
-                f"--address={self.address}", f"--node-id={found.stdout.split()[-1]}",
-                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
-                f"--deadline-remaining-seconds={seconds}",
-            ],
-            check=True, env=environment, capture_output=True,
-        )  # fmt: skip
-
-    def kill(self, process: subprocess.Popen) -> None:
-        for pid in [process.pid, *descendants(process.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(10)
+def drain(cluster: LocalCluster, resource: str, seconds: int) -> None:
+    """Tell the node that has a resource that it will be taken away."""
+    environment = os.environ | {"RAY_AUTH_TOKEN": TOKEN}
+    found = subprocess.run(
+        [sys.executable, "-c", NODE_OF, cluster.address, resource],
+        check=True, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable, "-m", "ray.scripts.scripts", "drain-node",
+            f"--address={cluster.address}", f"--node-id={found.stdout.split()[-1]}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
+            f"--deadline-remaining-seconds={seconds}",
+        ],
+        check=True, env=environment, capture_output=True,
+    )  # fmt: skip
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    cluster = Cluster(tmp_path)
-    port = cluster.address.rpartition(":")[2]
-    cluster.start("--head", f"--port={port}", "--include-dashboard=false", cpus=1)
-    yield cluster
-    for process in reversed(cluster.processes):
-        if process.poll() is None:
-            cluster.kill(process)
+    with with_cluster(tmp_path, TOKEN, head_cpus=1) as cluster:
+        yield cluster
 
 
 @pytest.mark.parametrize("unit", [1, 2])
@@ -132,7 +95,7 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
             threading.Event().wait(0.2)
 
     def join(cpus: int) -> subprocess.Popen:
-        return cluster.start(f"--address={cluster.address}", cpus=cpus)
+        return cluster.start_node(cpus)
 
     join(unit - 1)  # with the head's: room for one replica
     node = join(unit)
@@ -188,7 +151,7 @@ def test_a_notice_that_a_node_will_be_taken_away_is_a_checkpoint_and_no_failure(
         )
     )  # fmt: skip
     folder = tmp_path / "s" / "runs" / "small" / "spot"
-    node = cluster.start(f"--address={cluster.address}", '--resources={"spot": 1}')
+    node = cluster.start_node(1, '--resources={"spot": 1}')
     run = subprocess.Popen(
         [sys.executable, "-m", "heliostat", "run", str(job), "--id", "spot", "--address",
          cluster.address],
@@ -210,7 +173,7 @@ def test_a_notice_that_a_node_will_be_taken_away_is_a_checkpoint_and_no_failure(
 
     wait_until(lambda: steps() and steps()[-1] > 40)
     assert not committed()  # the next one by the clock is minutes away
-    cluster.drain("spot", seconds=12)
+    drain(cluster, "spot", seconds=12)
     wait_until(committed)
     threading.Event().wait(12)
     cluster.kill(node)

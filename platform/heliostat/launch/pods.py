@@ -28,9 +28,15 @@ POD_SECURITY: Value = {
 
 
 def head_pod(
-    cluster: KubeRaySpec, labels: Mapping[str, str], job_map: str, environment: Sequence[Value]
+    cluster: KubeRaySpec,
+    labels: Mapping[str, str],
+    job_map: str,
+    environment: Sequence[Value],
+    autoscales: bool,
 ) -> Value:
-    """The pod that runs Ray's services and drives the run; never on a spot node."""
+    """The pod that runs Ray's services and drives the run; never on a spot node. Its autoscaler
+    asks the API server, by an account that the operator makes for it.
+    """
     head: HeadSpec = cluster.head
     container = _container("ray-head", cluster, head.cpu, head.memory, 0, environment)
     container["volumeMounts"].append({"name": "job", "mountPath": JOB_FOLDER, "readOnly": True})
@@ -40,6 +46,9 @@ def head_pod(
         "karpenter.sh/do-not-disrupt": "true",
     }
     pod["spec"]["volumes"].append({"name": "job", "configMap": {"name": job_map}})
+    if autoscales:
+        pod["spec"]["automountServiceAccountToken"] = True
+        pod["spec"].pop("serviceAccountName", None)
     return patched(pod, cluster.pod_patch)
 
 

@@ -149,7 +149,7 @@ def _cluster_spec(
         "headGroupSpec": {
             # The head drives; ranks and data tasks run in the workers' pods.
             "rayStartParams": {"num-cpus": "0"},
-            "template": head_pod(cluster, labels, name, environment),
+            "template": head_pod(cluster, labels, name, environment, placement.is_elastic),
         },
         "workerGroupSpecs": [
             {

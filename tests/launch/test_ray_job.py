@@ -20,7 +20,6 @@ def site(tmp_path, ray_head):
         f'  lab: {{address: "{ray_head.dashboard}", token_file: "{tmp_path}/token"}}\n'
         f'  stranger: {{address: "{ray_head.dashboard}", token_file: "{tmp_path}/wrong"}}\n'
         '  gone: {address: "http://127.0.0.1:9"}\n'
-        "  kube: {kuberay: {image: x}}\n"
     )
     return {"HELIOSTAT_SITE": str(path)}
 
@@ -85,7 +84,6 @@ def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
         ("stranger", 1, "refuses our token"),
         ("gone", 1, "no Ray cluster answers at http://127.0.0.1:9"),
         ("lap", 2, "no cluster `lap`; did you mean `lab`?"),
-        ("kube", 2, "not available yet"),
     ],
 )
 def test_clusters_that_cannot_be_used_say_why(heliostat, make_job, site, target, status, sentence):

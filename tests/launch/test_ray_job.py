@@ -92,7 +92,9 @@ def test_clusters_that_cannot_be_used_say_why(heliostat, make_job, site, target,
 
 
 def test_a_wrong_job_is_never_sent(heliostat, make_job, site):
-    done = heliostat("submit", make_job(), "--to", "lab", "--set", "limits.gpu_hours=3", env=site)
+    done = heliostat(
+        "submit", make_job(), "--to", "lab", "--set", "track.mlflow=http://x", env=site
+    )
     assert done.returncode == 2 and "not available yet" in done.stderr
 
 

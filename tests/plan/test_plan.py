@@ -70,8 +70,8 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
     [
         "data.features.color={type: image}", "data.features.color={type: audio}",
         "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
-        "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}", "limits.gpu_hours=3",
-        "track.mlflow=http://x", "cluster={address: x}", "limits.gpu_hours=4",
+        "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}",
+        "track.mlflow=http://x", "cluster={address: x}",
     ],
 )  # fmt: skip
 def test_parts_that_are_not_built_yet_are_refused_by_name(make_job, setting):

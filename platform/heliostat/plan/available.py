@@ -50,8 +50,6 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
     spec = job.spec
-    if spec.limits.gpu_hours is not None:
-        yield "limits.gpu_hours", "a limit of GPU-hours is"
     if spec.tune is not None:
         if spec.tune.search == "tpe":
             yield "tune.search", "search `tpe` is"

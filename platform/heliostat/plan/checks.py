@@ -30,6 +30,7 @@ def consistency_problems(job: Job) -> list[Problem]:
         _degrees,
         _validation,
         _split,
+        _limits,
         _code,
         stream_problems,
     )
@@ -312,6 +313,12 @@ def _split(job: Job) -> Iterator[Problem]:
         given = [value for value in (split.validation, split.test) if isinstance(value, float)]
         if sum(given) >= 1:
             yield job.problem("data.split", "validation + test leave no row to train on")
+
+
+def _limits(job: Job) -> Iterator[Problem]:
+    if job.spec.limits.gpu_hours is not None and job.spec.scale.resources.gpu == 0:
+        what = "limits GPUs, and `scale.resources.gpu` is 0"
+        yield job.problem("limits.gpu_hours", what, "write `hours`")
 
 
 def _code(job: Job) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from heliostat.errors import LaunchError, PlacementError, Problem, StorageError, UserError
+from heliostat.plan.plan import Plan
 from heliostat.storage.objects import StorePath, as_path
 
 PROBE_SECONDS = 60
@@ -94,6 +95,15 @@ def require_capacity(
             f"the workers cannot be placed: {'; '.join(lacking)}. "
             "Lower `scale.workers` or `scale.resources`, or use a larger cluster"
         )
+
+
+def trials_at_once(plan: Plan, cluster: Cluster) -> int:
+    """How many trials of a sweep run at the same time."""
+    spec = plan.job.spec.tune
+    assert spec is not None
+    beside = 0 if cluster.embedded else plan.data_cpus
+    fits = max(1, cluster.slots(plan.cpus + beside, plan.gpus))
+    return fits if spec.concurrency == "auto" else min(spec.concurrency, fits)
 
 
 def check_storage_is_shared(folder: StorePath) -> None:

@@ -27,8 +27,15 @@ from heliostat.report.result import Result
 from heliostat.run.ahead import fetch_ahead, import_ahead
 from heliostat.run.begin import check_environment, with_beginning
 from heliostat.run.claim import Claim, claim_run
-from heliostat.run.cluster import Cluster, check_storage_is_shared, connected, require_capacity
+from heliostat.run.cluster import (
+    Cluster,
+    check_storage_is_shared,
+    connected,
+    require_capacity,
+    trials_at_once,
+)
 from heliostat.run.gauges import gauges_of
+from heliostat.run.limits import deadline_of
 from heliostat.run.record import RunRecord
 from heliostat.spec.load import Job
 from heliostat.storage.cache import local_copy
@@ -177,10 +184,13 @@ class _Run:
                 group.stop()
             raise
         self.record.gauges = gauges_of(cluster.embedded, self.folder.reference)
-        limit = self.spec.limits.hours
+        held = self.plan.gpus * (trials_at_once(self.plan, cluster) if self.spec.tune else 1)
+        limits = self.spec.limits
+        deadline = deadline_of(limits, self.clock.started, time.monotonic(), held)
         watch = Watch(
-            stall_seconds=self.spec.limits.stall_minutes * 60,
-            deadline=self.clock.started + limit * 3600 if limit else None,
+            stall_seconds=limits.stall_minutes * 60,
+            deadline=deadline.at,
+            limit=deadline.limit,
             stop_requested=self.record.stop_requested,
         )
         if self.spec.tune is not None:

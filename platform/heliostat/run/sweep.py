@@ -15,7 +15,7 @@ from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
 from heliostat.plan.plan import Plan
 from heliostat.report.console import Console, duration_text, number_text
-from heliostat.run.cluster import Cluster
+from heliostat.run.cluster import Cluster, trials_at_once
 from heliostat.run.record import RunRecord
 from heliostat.spec.identity import trial_id
 from heliostat.storage.folders import copy_folder
@@ -74,9 +74,10 @@ def tune_job(
         models=models,
         metrics_folder=folder.metrics,
         group=_group(plan),
-        concurrency=_concurrency(plan, cluster),
+        concurrency=trials_at_once(plan, cluster),
         stop_requested=watch.stop_requested,
         deadline=watch.deadline,
+        limit=watch.limit,
         view=_View(plan, record, record.console, ledger, trials, known),
     )
     best = run_sweep(sweep)
@@ -130,14 +131,6 @@ def _group(plan: Plan) -> GroupSpec:
         limits.failures,
         limits.start_minutes * 60,
     )
-
-
-def _concurrency(plan: Plan, cluster: Cluster) -> int:
-    spec = plan.job.spec.tune
-    assert spec is not None
-    beside = 0 if cluster.embedded else plan.data_cpus
-    fits = max(1, cluster.slots(plan.cpus + beside, plan.gpus))
-    return fits if spec.concurrency == "auto" else min(spec.concurrency, fits)
 
 
 @ray.remote  # type: ignore[untyped-decorator]

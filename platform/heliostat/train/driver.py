@@ -44,6 +44,7 @@ class Watch:
 
     stall_seconds: float
     deadline: float | None
+    limit: str
     stop_requested: Callable[[], bool]
 
 
@@ -135,7 +136,7 @@ class _Driver:
     def _check_time(self) -> None:
         now = time.monotonic()
         if self.watch.deadline is not None and now > self.watch.deadline:
-            raise InterruptedRunError("the time limit `limits.hours` is over")
+            raise InterruptedRunError(f"the time limit `{self.watch.limit}` is over")
         if now - self.moved > self.watch.stall_seconds:
             raise InterruptedRunError(
                 f"nothing has moved for {self.watch.stall_seconds / 60:g} minutes "

@@ -61,6 +61,7 @@ class Sweep:
     concurrency: int
     stop_requested: Callable[[], bool]
     deadline: float | None
+    limit: str
     view: SweepView
 
     @property
@@ -251,7 +252,7 @@ class _Keeper(FIFOScheduler):  # type: ignore[misc]
                 f"(`limits.stall_minutes`): {placement_sentence(self.sweep.group)}"
             )
         if self.why_ended == "time":
-            raise InterruptedRunError("the time limit `limits.hours` is over")
+            raise InterruptedRunError(f"the time limit `{self.sweep.limit}` is over")
         if self.num_failed and (self.why_ended or self.num_failed == self.num_pending):
             last = next(r for r in reversed(self.sweep.ledger.records.values()) if r.error)
             raise TrainError(

@@ -92,7 +92,8 @@ class LocalCluster:
                 [
                     sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
                     "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--disable-usage-stats",
-                    "--object-store-memory=100000000", f"--temp-dir={own}", *arguments,
+                    "--object-store-memory=100000000", f"--temp-dir={own}",
+                    f"--dashboard-agent-listen-port={_free_port()}", *arguments,
                 ],
                 stdout=sink, stderr=sink, env=self._environment() | environment,
             )  # fmt: skip

@@ -105,6 +105,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
             sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=4",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={free_port()}",  # other clusters may be here too
             "--object-store-memory=300000000", "--disable-usage-stats",
             "--min-worker-port=20000", "--max-worker-port=29999",
         ],

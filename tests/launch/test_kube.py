@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 
@@ -107,6 +109,15 @@ def test_a_running_job_stops_after_a_checkpoint_and_a_waiting_one_is_withdrawn(
     assert "commit a checkpoint and stop" in heliostat("stop", "small/long", env=site).stdout
     ended = heliostat("logs", "-f", "small/long", env=site)
     assert ended.returncode == 3 and any((folder / "checkpoints").glob("step-*"))
+    # Sent again, the same id goes on where it was, and who waits for it sees that.
+    waits = subprocess.Popen(
+        [sys.executable, "-m", "heliostat", "submit", str(job), "--to", "kube", "--id", "long", "--wait"],
+        env=os.environ | site, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: attempt("long", heliostat, site) == 2)
+    heliostat("stop", "small/long", env=site)
+    told, _ = waits.communicate(timeout=120)
+    assert waits.returncode == 3 and "resumed at step" in told
     server.operator.held = True
     assert heliostat("submit", job, "--to", "kube", "--id", "queued", env=site).returncode == 0
     wait_until(lambda: "PENDING" in heliostat("status", "small/queued", env=site).stdout)
@@ -189,6 +200,11 @@ def test_a_watch_survives_cut_streams_and_expired_versions(server):
 )
 def test_the_pair_decides(pair, state):
     assert KubeStatus(*pair).state == state
+
+
+def attempt(name: str, heliostat, site) -> int:
+    state = json.loads(heliostat("status", f"small/{name}", "--json", env=site).stdout)
+    return state.get("attempt", 0) if state["status"] == "RUNNING" else 0
 
 
 def wait_until(found) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+
+from tests.launch.test_kube import attempt, wait_until
 
 
 @pytest.fixture
@@ -76,6 +81,15 @@ def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
     assert done.returncode == 3, done.stdout[-2000:]
     assert "stopped at step" in done.stderr
     assert "STOPPED" in heliostat("status", "small/long", env=site).stdout
+    # Sent again, the same id goes on where it was, and who waits for it sees that.
+    waits = subprocess.Popen(
+        [sys.executable, "-m", "heliostat", "submit", str(job), "--to", "lab", "--id", "long", "--wait"],
+        env=os.environ | site, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: attempt("long", heliostat, site) == 2)
+    heliostat("stop", "small/long", env=site)
+    told, _ = waits.communicate(timeout=120)
+    assert waits.returncode == 3 and "resumed at step" in told
 
 
 @pytest.mark.parametrize(
@@ -99,9 +113,6 @@ def test_a_wrong_job_is_never_sent(heliostat, make_job, site):
 
 
 def test_plain_ray_job_submit_runs_the_same_file(make_job, ray_head, tmp_path):
-    import subprocess
-    import sys
-
     job = make_job(storage=f"storage: {tmp_path}/s")
     done = subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", ray_head.dashboard,

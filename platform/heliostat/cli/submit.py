@@ -11,6 +11,7 @@ from heliostat.cli.options import job_options, open_storage, read_job, read_site
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
 from heliostat.spec.load import Job
+from heliostat.storage.runs import Storage
 
 
 @click.command("submit")
@@ -30,6 +31,15 @@ def command(
     send(read_job(files, settings), "run", target, run_id, wait, as_json)
 
 
+def _attempt(storage: Storage, reference: str) -> int:
+    """How often the run has begun already."""
+    name, _, run_id = reference.partition("/")
+    folder = storage.run(name, run_id)
+    if not (folder.path / "state.json").exists():
+        return 0
+    return int(folder.read_state().get("attempt", 0))
+
+
 def send(
     job: Job, verb: str, target: str | None, run_id: str | None, wait: bool, as_json: bool
 ) -> None:
@@ -41,15 +51,19 @@ def send(
     if problems := unavailable_parts(job):
         raise UnavailableError(problems)
     from heliostat.launch.clusters import destination
-    from heliostat.launch.sent import Sent, remember
+    from heliostat.launch.sent import Sent, find_sent, remember
     from heliostat.launch.target import find_cluster
 
     name = target or (job.spec.cluster if isinstance(job.spec.cluster, str) else None)
     cluster = find_cluster(read_site(), name)
-    reference, submission, is_new = destination(cluster).render(job, run_id, verb).send()
     storage = open_storage(job.spec.storage)
-    sent = Sent(job.spec.name, reference.partition("/")[2], str(name), submission, verb)
-    remember(storage, sent)
+    rendered = destination(cluster).render(job, run_id, verb)
+    attempt = _attempt(storage, rendered.run)
+    submission, is_new = rendered.send()
+    run = rendered.run.partition("/")[2]
+    sent = Sent(job.spec.name, run, str(name), submission, verb, attempt if is_new else 0)
+    if is_new or find_sent(storage, sent.reference) is None:  # maybe from another machine
+        remember(storage, sent)
     if as_json:
         print_json({"run": sent.reference, "submission_id": sent.submission_id, "new": is_new})
     else:

@@ -13,13 +13,15 @@ from heliostat.storage.objects import as_path
 
 
 class Rendered(Protocol):
-    """What would be sent: to be shown, or to be sent once."""
+    """What would be sent for a `run`, NAME/ID: to be shown, or to be sent once."""
+
+    run: str
 
     def to_json(self) -> dict[str, Any]:
         """All of it, for people and for GitOps."""
 
-    def send(self) -> tuple[str, str, bool]:
-        """Send it: NAME/ID of the run, its id there, and whether that is new."""
+    def send(self) -> tuple[str, bool]:
+        """Send it: its id there, and whether that is new."""
 
 
 class Destination(Protocol):
@@ -112,29 +114,29 @@ class KubeDestination:
 class _RayRendered:
     def __init__(self, request: ray_job.Request, cluster: AddressCluster) -> None:
         self.request, self.cluster = request, cluster
+        metadata = request.metadata
+        self.run = f"{metadata['heliostat.name']}/{metadata['heliostat.run']}"
 
     def to_json(self) -> dict[str, Any]:
         return self.request.to_json()
 
-    def send(self) -> tuple[str, str, bool]:
-        metadata = self.request.metadata
-        run = f"{metadata['heliostat.name']}/{metadata['heliostat.run']}"
-        return run, self.request.submission_id, ray_job.submit(self.request, self.cluster)
+    def send(self) -> tuple[str, bool]:
+        return ray_job.submit(self.request, self.cluster)
 
 
 class _KubeRendered:
     def __init__(self, request: rayjob.KubeRequest, cluster: KubeRaySpec, storage: str) -> None:
         self.request, self.cluster, self.storage = request, cluster, storage
+        self.run = request.run
 
     def to_json(self) -> dict[str, Any]:
         return self.request.to_json()
 
-    def send(self) -> tuple[str, str, bool]:
+    def send(self) -> tuple[str, bool]:
         code = self.request.code
         if code is not None:
             place = as_path(f"{self.storage}/{code.place}")
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.exists():
                 place.write_bytes(code.content)
-        is_new = kube.submit(self.request, self.cluster)
-        return self.request.run, self.request.name, is_new
+        return self.request.name, kube.submit(self.request, self.cluster)

@@ -63,7 +63,8 @@ class KubeStatus:
 
 
 def submit(request: KubeRequest, cluster: KubeRaySpec) -> bool:
-    """Make what is not there yet; False if the cluster already has this very run.
+    """Make what is not there yet; False if the cluster already has this very run. One that has
+    ended without success is made again, and goes on where it was.
 
     Raises:
         UserError: the API server refuses an object; its reason.
@@ -72,6 +73,10 @@ def submit(request: KubeRequest, cluster: KubeRaySpec) -> bool:
     existing = find(cluster, request.name)
     if existing is not None:
         _check_is_ours(existing, request)
+        status = KubeStatus.of(existing)
+        if status.ended and status.state != "SUCCEEDED":
+            _clear(cluster, request.name)
+            existing = None
     made = existing or _create(cluster, request.rayjob)
     owner = {
         "apiVersion": made["apiVersion"],
@@ -193,6 +198,16 @@ def _watched(
         raise LaunchError(_reason(error)) from error
     except (HTTPError, OSError, ValueError) as error:  # ValueError: half a line of JSON
         raise LaunchError(f"the watch was cut off: {error}") from error
+
+
+def _clear(cluster: KubeRaySpec, name: str) -> None:
+    """Delete a RayJob that has ended, and wait until its name is free."""
+    delete(cluster, name)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while find(cluster, name) is not None:
+        if time.monotonic() > deadline:
+            raise LaunchError(f"the RayJob {name} of an attempt before does not go away")
+        time.sleep(POLL_SECONDS)
 
 
 def _check_is_ours(existing: Mapping[str, Any], request: KubeRequest) -> None:

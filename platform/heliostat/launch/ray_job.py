@@ -25,6 +25,7 @@ JOB_FILE = "job.json"
 MAX_PACKAGE_BYTES = 100 * 2**20  # Ray refuses larger working directories
 STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED")  # Ray's, and ours alike
 POLL_SECONDS = 0.5
+AGENT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,42 @@ def submission_id(name: str, run_id: str) -> str:
     return f"{name}-{run_id}"
 
 
-def submit(request: Request, cluster: AddressCluster) -> bool:
-    """Send a request; False if the cluster already has this very run.
+def submit(request: Request, cluster: AddressCluster) -> tuple[str, bool]:
+    """Send a request; its id there, and False if the cluster already has this very run. One that
+    has ended without success is sent again, under a further id, and goes on where it was.
 
     Raises:
         LaunchError: the cluster cannot be reached or refuses.
     """
     client = connect(cluster)
-    if _info(client, request.submission_id) is not None:
-        return False
+    submission, attempt = request.submission_id, 1
+    while (info := _info(client, submission)) is not None:
+        if not info.status.is_terminal() or str(info.status.value) == "SUCCEEDED":
+            return submission, False
+        attempt += 1
+        submission = f"{request.submission_id}-again-{attempt}"
     with _working_dir(request) as folder, _plain_errors(cluster):
-        client.submit_job(
+        _send_when_up(
+            client,
             entrypoint=request.entrypoint,
-            submission_id=request.submission_id,
+            submission_id=submission,
             runtime_env={"working_dir": folder, "env_vars": dict(request.environment)},
             metadata=dict(request.metadata),
         )
-    return True
+    return submission, True
+
+
+def _send_when_up(client: Any, **job: Any) -> None:
+    """Send a job. The agent that starts its driver comes up some seconds after the dashboard."""
+    deadline = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def status(cluster: AddressCluster, submission: str) -> tuple[str, str]:
@@ -157,8 +177,10 @@ def connect(cluster: AddressCluster) -> Any:
     from ray.job_submission import JobSubmissionClient  # `status` often needs no cluster
 
     token = _token(cluster)
-    # Not `Authorization`, which a Kubernetes API server in between keeps for itself.
-    headers = {"x-ray-authorization": f"Bearer {token}"} if token else None
+    # A Kubernetes API server in between keeps `Authorization` for itself; without it Ray's client
+    # would add what it finds in the environment.
+    names = ("x-ray-authorization", "Authorization")
+    headers = dict.fromkeys(names, f"Bearer {token}") if token else None
     with _plain_errors(cluster):
         return JobSubmissionClient(cluster.address, headers=headers)
 

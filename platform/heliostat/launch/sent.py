@@ -16,7 +16,7 @@ from heliostat.storage.runs import Storage
 @dataclass(frozen=True)
 class Sent:
     """A submission: the run, the cluster it went to, and its id there. A `verb` other than `run`
-    leaves no run folder.
+    leaves no run folder; `after_attempt` is the attempt that the run had come to when it was sent.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Sent:
     cluster: str
     submission_id: str
     verb: str = "run"
+    after_attempt: int = 0
 
     @property
     def reference(self) -> str:
@@ -50,6 +51,7 @@ def all_sent(storage: Storage) -> Iterator[Sent]:
             value["cluster"],
             value["submission_id"],
             value.get("verb", "run"),
+            value.get("after_attempt", 0),
         )
 
 

@@ -21,13 +21,16 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED", "INTERRUPTED")
 
 @dataclass(frozen=True)
 class RunView:
-    """A run by name: its folder if storage has one, its submission if it was sent from here."""
+    """A run by name: its folder if storage has one, its submission if it was sent from here. Of
+    one that was sent again and has not begun again, `earlier` is the folder as it was left.
+    """
 
     reference: str
     folder: RunFolder | None
     sent: Sent | None
     site: SiteSpec
     storage: Storage
+    earlier: RunFolder | None = None
 
     @property
     def cluster(self) -> Destination | None:
@@ -45,10 +48,14 @@ class RunView:
             return self.folder.read_state() | {"run": self.reference}
         cluster, sent = self.cluster, self.sent
         if cluster is None or sent is None:
+            if self.earlier is not None:
+                return self.earlier.read_state() | {"run": self.reference}
             return {"run": self.reference, "status": "UNKNOWN", "error": "no cluster and no folder"}
         try:
             status, message = cluster.look(sent.submission_id)
         except LaunchError as error:
+            if self.earlier is not None:
+                return self.earlier.read_state() | {"run": self.reference}
             return {"run": self.reference, "status": "UNKNOWN", "error": str(error)}
         # A job that Ray calls succeeded, but that left no result here, did not succeed for us.
         if status == "SUCCEEDED" and sent.verb == "run":
@@ -72,9 +79,10 @@ class RunView:
     def _begun(self) -> RunFolder | None:
         """Its folder, if it has made one since."""
         try:
-            return self.storage.find(self.reference)
+            folder = self.storage.find(self.reference)
         except UserError:
             return None
+        return folder if self.sent is None or _has_begun(folder, self.sent) else None
 
     def result(self) -> Result | None:
         """Its result, or the error that its end stands for; None of what has none."""
@@ -113,7 +121,14 @@ def find_run(storage: Storage, site: SiteSpec, reference: str) -> RunView:
         if sent is None:
             raise
         return RunView(sent.reference, None, sent, site, storage)
+    if sent is not None and not _has_begun(folder, sent):
+        return RunView(folder.reference, None, sent, site, storage, folder)
     return RunView(folder.reference, folder, sent, site, storage)
+
+
+def _has_begun(folder: RunFolder, sent: Sent) -> bool:
+    """Whether what was sent has come to the run's folder."""
+    return int(folder.read_state().get("attempt", 0)) > sent.after_attempt
 
 
 def all_runs(storage: Storage, site: SiteSpec) -> list[RunView]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from heliostat.errors import PlanError, SpecError, UnavailableError, UserError
+from heliostat.plan.pipeline import MicroBatches
 from heliostat.plan.plan import plan_job
 from heliostat.plan.text import plan_text
 from heliostat.spec.load import load_job
@@ -115,3 +116,30 @@ def test_a_sweep_checks_every_corner_of_its_space(make_job):
 def test_errors_are_of_one_kind_each(make_job):
     assert issubclass(SpecError, UserError) and issubclass(PlanError, UserError)
     assert UserError.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "stages", "count", "each"),
+    [
+        (80, "auto", 2, 8, 10),
+        (81, "auto", 2, 8, 11),
+        (3, "auto", 2, 3, 1),
+        (80, 17, 2, 5, 17),
+        (80, 80, 4, 4, 80),
+    ],
+)
+def test_micro_batches_fill_a_pipeline_and_hold_all_rows(rows, size, stages, count, each):
+    micro = MicroBatches.of(rows, size, stages)
+    assert (micro.count, micro.rows) == (count, each)
+    assert micro.count >= stages and micro.count * micro.rows >= rows
+    assert micro.waiting(stages) == (stages - 1) / (count + stages - 1)
+
+
+def test_a_pipeline_s_sum_is_shown(make_job):
+    plan = plan_job(
+        load_job(
+            make_job(**NETWORK),
+            settings=["scale={workers: 2, parallel: {pipeline: 2}}", "train.batch_size=80"],
+        )
+    )
+    assert "2 stages, 8 micro-batches of 10 rows: each waits 11% of a step" in plan_text(plan)

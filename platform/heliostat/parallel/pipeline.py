@@ -165,8 +165,3 @@ def _leave_out(module: nn.Module, prefix: str, foreign: set[str]) -> None:
             setattr(module, name, Elsewhere())
         elif not foreign.isdisjoint(held):
             _leave_out(child, f"{path}.", foreign)
-
-
-def share_of_bubbles(count: int, num_micro: int) -> float:
-    """The part of a step in which a stage waits: (p - 1) / (m + p - 1) (Huang et al., 2019)."""
-    return (count - 1) / (num_micro + count - 1)

@@ -7,6 +7,7 @@ from typing import get_args
 
 from heliostat.plan.inputs import InputKind
 from heliostat.plan.memory import format_bytes
+from heliostat.plan.pipeline import MicroBatches
 from heliostat.plan.plan import Plan
 from heliostat.plan.size import NetworkSize
 
@@ -119,6 +120,13 @@ def _length(plan: Plan) -> Iterator[tuple[str, str]]:
         "batch",
         f"{batches.global_rows:,} {noun} = {_readers(plan)} x {batches.rows_per_rank:,} {noun}",
     )
+    if (stages := plan.world.pipeline) > 1:
+        micro = MicroBatches.of(batches.rows_per_rank, spec.scale.micro_batch_size, stages)
+        yield (
+            "pipeline",
+            f"{stages} stages, {micro.count} micro-batches of {micro.rows:,} {noun}: "
+            f"each waits {micro.waiting(stages):.0%} of a step",
+        )
     if batches.steps is None or batches.steps_per_epoch is None:
         yield "steps", f"{spec.length} {spec.unit}"
     elif spec.unit == "steps":

@@ -13,11 +13,11 @@ from heliostat.errors import TrainError
 from heliostat.parallel.apply import unsynced
 from heliostat.parallel.pipeline import Stage, stage_of
 from heliostat.parallel.world import World
+from heliostat.plan.pipeline import MicroBatches
 from heliostat.train.task import Fit, TensorBatch
 from heliostat.train.trouble import REMEDY, forward_trouble
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-MICRO_BATCHES_A_STAGE = 4  # a stage waits for less than a fifth of the step
 
 
 class Passes(Protocol):
@@ -101,9 +101,8 @@ class Pipelined:
 
         self.task, self.world, self.stage = task, world, stage
         self.device = next(task.model.parameters()).device
-        wanted = min(task.most_rows, stage.count * MICRO_BATCHES_A_STAGE)
-        self.micro_rows = task.micro_rows or -(-task.most_rows // wanted)
-        self.num_micro = max(stage.count, -(-task.most_rows // self.micro_rows))
+        micro = MicroBatches.of(task.most_rows, task.micro_rows or "auto", stage.count)
+        self.micro_rows, self.num_micro = micro.rows, micro.count
         self.pieces: list[TensorBatch] = []
         self.scale = 1.0
         here = PipelineStage(task.model, stage.index, stage.count, self.device, group=stage.group)

@@ -138,7 +138,7 @@ def test_a_prepared_copy_is_on_the_other_nodes_before_their_workers_ask(
         assert any((copy / "manifest.json").exists() for copy in copies)
 
 
-def test_the_script_starts_and_ends_a_cluster(tmp_path):
+def test_a_new_user_s_way_from_a_started_cluster_to_one_that_is_gone(heliostat, make_job, tmp_path):
     script = subprocess.Popen(
         [sys.executable, str(ROOT / "cluster" / "local.py"), "--nodes", "1", "--cpus", "1"],
         stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
@@ -148,5 +148,13 @@ def test_the_script_starts_and_ends_a_cluster(tmp_path):
     assert "2 nodes are up" in lines[0] and "address: " in lines[2]
     [token] = tmp_path.glob("heliostat-cluster-*/token")
     assert token.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "site.yaml").write_text("".join([f"storage: {tmp_path}/s\n", *lines[1:3]]))
+    site = {"HELIOSTAT_SITE": str(tmp_path / "site.yaml")}
+    grid = "tune={search: grid, space: {model.max_depth: [2, 3]}}"
+    done = heliostat("submit", make_job(), "--to", "local", "--wait", "--set", grid, env=site)
+    assert done.returncode == 0 and "trial 2/2" in done.stdout, done.stderr
     script.send_signal(signal.SIGTERM)
     assert script.wait(60) == 0
+    shown = heliostat("status", "small", env=site)
+    assert shown.returncode == 0 and "SUCCEEDED" in shown.stdout
+    assert "trial 2/2" in heliostat("logs", "-f", "small", env=site).stdout

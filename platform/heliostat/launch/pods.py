@@ -130,7 +130,7 @@ def _container(
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
     }
-    if cluster.storage_secret is not None and environment:
+    if cluster.storage_secret is not None and environment:  # the submitter reads no storage
         container["envFrom"] = [{"secretRef": {"name": cluster.storage_secret}}]
     return container
 

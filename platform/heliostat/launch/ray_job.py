@@ -26,6 +26,7 @@ MAX_PACKAGE_BYTES = 100 * 2**20  # Ray refuses larger working directories
 STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED")  # Ray's, and ours alike
 POLL_SECONDS = 0.5
 AGENT_SECONDS = 60.0
+STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,19 @@ def log_lines(cluster: AddressCluster, submission: str, follow: bool) -> Iterato
 
 
 def stop(cluster: AddressCluster, submission: str) -> bool:
-    """Ask a job to stop: Ray sends SIGTERM, and the run commits a checkpoint first."""
+    """Ask a job to stop: Ray sends SIGTERM, and the run commits a checkpoint first. Whether it has
+    ended soon: Ray says yes to the stop of a pending job, and does nothing.
+    """
+    client = connect(cluster)
     with _plain_errors(cluster):
-        return bool(connect(cluster).stop_job(submission))
+        client.stop_job(submission)
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        info = _info(client, submission)
+        if info is None or info.status.is_terminal():
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
 
 
 def connect(cluster: AddressCluster) -> Any:

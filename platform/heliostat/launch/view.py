@@ -103,8 +103,10 @@ class RunView:
             return f"{self.reference} will commit a checkpoint and stop"
         if self.cluster is not None and self.sent is not None:
             stopped = self.cluster.withdraw(self.sent.submission_id)
-            what = "had not begun; it is withdrawn" if stopped else "could not be stopped"
-            return f"{self.reference} {what}"
+            if stopped:
+                return f"{self.reference} had not begun; it is withdrawn"
+            status = self.state()["status"]
+            return f"{self.reference} is still {status} at its cluster; stop it when it has begun"
         raise LaunchError(f"{self.reference}: neither its cluster nor its folder can be reached")
 
 

@@ -18,7 +18,7 @@ from tests.conftest import write_table
         (["data.split.test=0.0001"], "the test side is empty"),
         (["data.source=/nowhere"], "no such file or directory"),
         (["scale.workers=4", "scale.parallel.tensor=3"], "does not divide workers = 4"),
-        (["limits.gpu_hours=3"], "not available yet"),
+        (["track.mlflow=http://x"], "not available yet"),
     ],
 )
 @pytest.mark.parametrize("verb", ["plan", "run"])

@@ -54,7 +54,7 @@ class LocalCluster:
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node at once, with everything it has started."""
-        for pid in [node.pid, *_descendants(node.pid)]:
+        for pid in [node.pid, *descendants(node.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         node.wait(10)
@@ -154,7 +154,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """All processes below `pid`, parents first."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

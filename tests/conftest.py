@@ -23,6 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "cluster"))
+from local import descendants  # noqa: E402
+
 TOKEN = "test-" + "0" * 40
 # Ray reads these once, when it is imported: the same on a laptop and in CI.
 os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
@@ -121,19 +124,6 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
                 os.kill(pid, signal.SIGKILL)
         head.wait(10)
         log.close()
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below `pid`, parents first."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found = list(children.get(pid, []))
-    for child in found:
-        found += children.get(child, [])
-    return found
 
 
 def _wait_for_head(dashboard: str, head: subprocess.Popen[bytes]) -> None:

@@ -10,12 +10,10 @@ import time
 
 import numpy as np
 import pytest
+from local import LocalCluster, with_cluster
 
 from heliostat.storage.segments import read_rows
-from tests.conftest import ROOT, TOKEN, job_text
-
-sys.path.insert(0, str(ROOT / "cluster"))
-from local import LocalCluster, with_cluster
+from tests.conftest import TOKEN, job_text
 
 pytestmark = pytest.mark.slow
 

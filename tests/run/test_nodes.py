@@ -13,11 +13,9 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from local import with_cluster
 
 from tests.conftest import ROOT, TOKEN
-
-sys.path.insert(0, str(ROOT / "cluster"))
-from local import with_cluster
 
 pytestmark = pytest.mark.slow
 NETWORK = {

@@ -14,6 +14,7 @@ import pytest
 
 from heliostat.launch import kube
 from heliostat.launch.kube import KubeStatus
+from heliostat.launch.rayjob import object_name
 from heliostat.spec.kuberay import KubeRaySpec
 from tests.launch.crds import FOLDER
 from tests.launch.kube_api import kube_server
@@ -109,20 +110,13 @@ def test_a_running_job_stops_after_a_checkpoint_and_a_waiting_one_is_withdrawn(
     assert "commit a checkpoint and stop" in heliostat("stop", "small/long", env=site).stdout
     ended = heliostat("logs", "-f", "small/long", env=site)
     assert ended.returncode == 3 and any((folder / "checkpoints").glob("step-*"))
-    # Sent again, the same id goes on where it was, and who waits for it sees that.
-    waits = subprocess.Popen(
-        [sys.executable, "-m", "heliostat", "submit", str(job), "--to", "kube", "--id", "long", "--wait"],
-        env=os.environ | site, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_until(lambda: attempt("long", heliostat, site) == 2)
-    heliostat("stop", "small/long", env=site)
-    told, _ = waits.communicate(timeout=120)
-    assert waits.returncode == 3 and "resumed at step" in told
+    check_sent_again(job, "kube", "long", heliostat, site)
     server.operator.held = True
     assert heliostat("submit", job, "--to", "kube", "--id", "queued", env=site).returncode == 0
     wait_until(lambda: "PENDING" in heliostat("status", "small/queued", env=site).stdout)
     assert "it is withdrawn" in heliostat("stop", "small/queued", env=site).stdout
-    assert not [k for k in server.api.objects if k[1] == "rayjobs" and "queued" in str(k)]
+    names = {key[3] for key in server.api.objects if key[1] == "rayjobs"}
+    assert names == {object_name("small", "long")}
     assert "UNKNOWN" in heliostat("status", "small/queued", env=site).stdout
 
 
@@ -202,9 +196,21 @@ def test_the_pair_decides(pair, state):
     assert KubeStatus(*pair).state == state
 
 
-def attempt(name: str, heliostat, site) -> int:
-    state = json.loads(heliostat("status", f"small/{name}", "--json", env=site).stdout)
-    return state.get("attempt", 0) if state["status"] == "RUNNING" else 0
+def check_sent_again(job, target: str, name: str, heliostat, site) -> None:
+    """Sent again, a stopped run's id goes on where it was, and who waits for it sees that."""
+    waits = subprocess.Popen(
+        [sys.executable, "-m", "heliostat", "submit", str(job), "--to", target, "--id", name, "--wait"],
+        env=os.environ | site, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def attempt() -> int:
+        state = json.loads(heliostat("status", f"small/{name}", "--json", env=site).stdout)
+        return state.get("attempt", 0) if state["status"] == "RUNNING" else 0
+
+    wait_until(lambda: attempt() == 2)
+    heliostat("stop", f"small/{name}", env=site)
+    told, _ = waits.communicate(timeout=120)
+    assert waits.returncode == 3 and "resumed at step" in told
 
 
 def wait_until(found) -> None:

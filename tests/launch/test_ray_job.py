@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from tests.launch.test_kube import attempt, wait_until
+from tests.launch.test_kube import check_sent_again
 
 
 @pytest.fixture
@@ -81,15 +80,7 @@ def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
     assert done.returncode == 3, done.stdout[-2000:]
     assert "stopped at step" in done.stderr
     assert "STOPPED" in heliostat("status", "small/long", env=site).stdout
-    # Sent again, the same id goes on where it was, and who waits for it sees that.
-    waits = subprocess.Popen(
-        [sys.executable, "-m", "heliostat", "submit", str(job), "--to", "lab", "--id", "long", "--wait"],
-        env=os.environ | site, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_until(lambda: attempt("long", heliostat, site) == 2)
-    heliostat("stop", "small/long", env=site)
-    told, _ = waits.communicate(timeout=120)
-    assert waits.returncode == 3 and "resumed at step" in told
+    check_sent_again(job, "lab", "long", heliostat, site)
 
 
 @pytest.mark.parametrize(

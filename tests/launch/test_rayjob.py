@@ -175,5 +175,25 @@ def test_the_patch_comes_last_and_merges_by_name():
     }  # fmt: skip
 
 
+def test_a_mount_is_patched_into_head_and_workers_each_by_its_container(make_job):
+    mount = [{"name": "runs", "mountPath": "/mnt"}]
+    patch = {"spec": {
+        "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": "c"}}],
+        "containers": [{"name": name, "volumeMounts": mount} for name in ("ray-head", "ray-worker")],
+    }}  # fmt: skip
+    spec = render(job(make_job), cluster(pod_patch=patch), "one").rayjob["spec"]
+    ray = spec["rayClusterSpec"]
+    pods = [
+        ray["headGroupSpec"],
+        *ray["workerGroupSpecs"],
+        {"template": spec["submitterPodTemplate"]},
+    ]
+    for pod, mounted in zip(pods, (True, True, False), strict=True):
+        [container] = pod["template"]["spec"]["containers"]
+        assert container["image"] == CLUSTER["image"]
+        assert (mount[0] in container["volumeMounts"]) == mounted
+        assert "scratch" in [m["name"] for m in container["volumeMounts"]]
+
+
 def test_an_old_name_never_stands_for_another_run():
     assert object_name("a-b", "c") != object_name("a", "b-c")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,22 +65,30 @@ def cluster(tmp_path):
         yield cluster
 
 
+def slow_job(folder: Path, table: Path, steps: int, every: int, scale: str) -> Path:
+    """A job of a network that takes its time, validated `every` so many steps."""
+    (folder / "own").mkdir()
+    (folder / "own" / "net.py").write_text(SLOW_NET)
+    job = folder / "job.yaml"
+    job.write_text(
+        job_text(
+            table, code="code: {path: own}", model="model: {kind: custom, class: 'net:Net'}",
+            train=f"train: {{steps: {steps}, batch_size: 64, validate_every: {every}}}",
+            scale=scale, storage=f"storage: {folder}/s",
+        )
+    )  # fmt: skip
+    return job
+
+
 @pytest.mark.parametrize("unit", [1, 2])
 def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
     cluster, table, tmp_path, heliostat, ray_head, unit
 ):
     """Of a model that two ranks hold together, whole replicas come and go."""
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "net.py").write_text(SLOW_NET)
-    job = tmp_path / "job.yaml"
-    job.write_text(
-        job_text(
-            table, code="code: {path: own}", model="model: {kind: custom, class: 'net:Net'}",
-            train="train: {steps: 900, batch_size: 64, validate_every: 300}",
-            scale=f"scale: {{workers: {{min: {unit}, max: {2 * unit}}},\n"
-            f"  parallel: {{shard: {unit}}}, checkpoint: {{every_steps: 30}}}}",
-            storage=f"storage: {tmp_path}/s",
-        )
+    job = slow_job(
+        tmp_path, table, 900, 300,
+        f"scale: {{workers: {{min: {unit}, max: {2 * unit}}},\n"
+        f"  parallel: {{shard: {unit}}}, checkpoint: {{every_steps: 30}}}}",
     )  # fmt: skip
     folder = tmp_path / "s" / "runs" / "small" / "elastic"
 
@@ -137,17 +146,8 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
 def test_a_notice_that_a_node_will_be_taken_away_is_a_checkpoint_and_no_failure(
     cluster, table, tmp_path
 ):
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "net.py").write_text(SLOW_NET)
-    job = tmp_path / "job.yaml"
-    job.write_text(
-        job_text(
-            table, code="code: {path: own}", model="model: {kind: custom, class: 'net:Net'}",
-            train="train: {steps: 500, batch_size: 64, validate_every: 500}",
-            scale="scale: {workers: {min: 1, max: 2}}\nlimits: {failures: 0}",
-            storage=f"storage: {tmp_path}/s",
-        )
-    )  # fmt: skip
+    scale = "scale: {workers: {min: 1, max: 2}}\nlimits: {failures: 0}"
+    job = slow_job(tmp_path, table, 500, 500, scale)
     folder = tmp_path / "s" / "runs" / "small" / "spot"
     node = cluster.start_node(1, '--resources={"spot": 1}')
     run = subprocess.Popen(

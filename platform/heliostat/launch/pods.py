@@ -11,6 +11,7 @@ Value = dict[str, Any]
 JOB_FOLDER, SCRATCH = "/etc/heliostat", "/scratch"
 DRAIN_SECONDS, GRACE_SECONDS = 90, 120  # a pod lives longer than Ray takes to drain its node
 STOP_SECONDS = 60  # from Ray's SIGTERM to its SIGKILL: time for a checkpoint
+CONTAINERS = {"ray-head", "ray-worker", "ray-job-submitter"}
 USER = 1000  # Ray's images run as it
 CONTAINER_SECURITY: Value = {
     "allowPrivilegeEscalation": False,
@@ -49,7 +50,7 @@ def head_pod(
     if autoscales:
         pod["spec"]["automountServiceAccountToken"] = True
         pod["spec"].pop("serviceAccountName", None)
-    return patched(pod, cluster.pod_patch)
+    return _with_patch(pod, cluster)
 
 
 def worker_pod(
@@ -76,7 +77,7 @@ def worker_pod(
         tolerations.append({"key": "heliostat/spot", "operator": "Exists", "effect": "NoSchedule"})
     if tolerations:
         pod["spec"]["tolerations"] = tolerations
-    return patched(pod, cluster.pod_patch)
+    return _with_patch(pod, cluster)
 
 
 def submitter_pod(cluster: KubeRaySpec, labels: Mapping[str, str]) -> Value:
@@ -84,7 +85,7 @@ def submitter_pod(cluster: KubeRaySpec, labels: Mapping[str, str]) -> Value:
     container = _container("ray-job-submitter", cluster, 0.5, 512 * 2**20, 0, ())
     pod = _pod(cluster, labels, container, {}, cluster.submitter_service_account)
     pod["spec"]["restartPolicy"] = "Never"
-    return patched(pod, cluster.pod_patch)
+    return _with_patch(pod, cluster)
 
 
 def _pod(
@@ -133,6 +134,19 @@ def _container(
     if cluster.storage_secret is not None and environment:  # the submitter reads no storage
         container["envFrom"] = [{"secretRef": {"name": cluster.storage_secret}}]
     return container
+
+
+def _with_patch(pod: Value, cluster: KubeRaySpec) -> Value:
+    """The pod with the site's patch, of which what names another pod's container is left out."""
+    [own] = (container["name"] for container in pod["spec"]["containers"])
+    patch = dict(cluster.pod_patch)
+    if "containers" in patch.get("spec", {}):
+        kept = [c for c in patch["spec"]["containers"] if c["name"] not in CONTAINERS - {own}]
+        # An empty list would take the place of the pod's own.
+        rest = {key: value for key, value in patch["spec"].items() if key != "containers"}
+        patch["spec"] = rest | ({"containers": kept} if kept else {})
+    merged: Value = patched(pod, patch)
+    return merged
 
 
 def patched(value: Any, patch: Any) -> Any:

@@ -47,7 +47,8 @@ class KubeRaySpec(Spec):
 
     `secrets` says where the variables of a job's `secrets` come from; `storage_secret` holds the
     storage's own credentials as variables; `token_secret` has Ray's token under `auth_token`.
-    `pod_patch` is merged into every pod, last.
+    `pod_patch` is merged into every pod, last: lists by name, containers (`ray-head`, `ray-worker`,
+    `ray-job-submitter`) into the pod that has them.
     """
 
     image: Annotated[str, Field(min_length=1)]

@@ -78,7 +78,8 @@ def peak_alone(folder: Path, what: str, rows: int) -> int:
         [sys.executable, __file__, what, str(folder), str(rows)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return int(done.stdout.split()[-1])
+    # Ray may say something on the same stream, also after it.
+    return next(int(line) for line in done.stdout.splitlines() if line.isdigit())
 
 
 def alone(what: str, folder: Path, rows: int) -> None:

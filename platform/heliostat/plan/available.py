@@ -50,13 +50,8 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
     spec = job.spec
-    if spec.tune is not None:
-        if spec.tune.search == "tpe":
-            yield "tune.search", "search `tpe` is"
-        if spec.tune.deterministic:
-            yield "tune.deterministic", "deterministic decisions are"
-        if spec.tune.fuse:
-            yield "tune.fuse", "fused trials are"
+    if spec.tune is not None and spec.tune.fuse:
+        yield "tune.fuse", "fused trials are"
     if isinstance(spec.cluster, dict):
         yield "cluster", "a cluster written into the job file is"
     for key in ("mlflow", "register"):

@@ -286,12 +286,6 @@ def _validation(job: Job) -> Iterator[Problem]:
     if folds is not None:
         if "validation" in split.model_fields_set:
             yield job.problem("data.split.validation", "folds take its place", "leave it out")
-        if job.spec.tune is not None and job.spec.tune.scheduler.name != "none":
-            yield job.problem(
-                "tune.scheduler",
-                "cuts trials by a score that folds give only at their end",
-                "write `scheduler: none`",
-            )
         return
     if not isinstance(split, (FractionSplit, TimeSplit)) or split.validation != 0:
         return

@@ -16,7 +16,7 @@ from heliostat.plan.columns import Columns, prepared_digest, resolve_columns
 from heliostat.plan.counts import MOST_TRAIN_SEQUENCES, SIDES, SplitCounts, planned_counts
 from heliostat.plan.memory import MemoryNeed, format_bytes, machine_memory_bytes, memory_need
 from heliostat.plan.size import NetworkSize, network_size
-from heliostat.plan.space import Configuration, configurations, corner_settings, rungs
+from heliostat.plan.space import Configuration, configurations, corners, rungs
 from heliostat.plan.stream import DATA_CPUS, SAMPLE_ROWS
 from heliostat.spec.data import DataSpec, Source, SourceSplit
 from heliostat.spec.load import Job
@@ -84,6 +84,13 @@ class Plan:
         return self.world.size * self.job.spec.scale.resources.gpu
 
     @property
+    def num_trials(self) -> int:
+        """How many trials the search makes; 0 without one. `trials` lists those known ahead."""
+        tune = self.job.spec.tune
+        is_chosen_later = tune is not None and tune.search == "tpe"
+        return (tune.trials or 0) if tune and is_chosen_later else len(self.trials)
+
+    @property
     def prepared_digest(self) -> str:
         """Which prepared copy the job reads."""
         return prepared_digest(self.catalog, self.columns, self.job.spec.data, self.job.spec.seed)
@@ -111,7 +118,7 @@ class Plan:
             "batches": asdict(self.batches) if self.batches else None,
             "length": {spec.unit: spec.length},
             "objective": {"metric": spec.objective_metric, "goal": spec.objective_goal},
-            "trials": len(self.trials),
+            "trials": self.num_trials,
             "rungs": list(self.rungs),
             "model": asdict(self.size) if self.size else None,
             "needs": {
@@ -157,7 +164,7 @@ def plan_job(job: Job) -> Plan:
         memory=memory,
         size=network_size(spec, columns),
         trials=_trials(job, catalog, columns),
-        rungs=rungs(spec.tune.scheduler, spec.length) if spec.tune else (),
+        rungs=_rungs(job),
         notes=(*_notes(catalog, columns), *_stream_notes(spec.data), *_text_notes(spec.data)),
         unchecked=_unchecked(counts),
     )
@@ -254,14 +261,14 @@ def _trials(job: Job, catalog: Catalog, columns: Columns) -> tuple[Configuration
     if tune is None:
         return ()
     problems = []
-    for key, value in corner_settings(tune.space):
+    for key, value, corner_config in corners(tune.space):
         if key.split(".")[0] not in ("data", "model", "train", "seed"):
             problems.append(
                 job.problem(f"tune.space.{key}", "only data, model, train and seed can be searched")
             )
             continue
         try:
-            corner = job.replace({key: value})
+            corner = job.replace(corner_config)
             problems += _corner_problems(job, corner, key, catalog, columns)
         except UserError as error:
             problems += [
@@ -270,10 +277,19 @@ def _trials(job: Job, catalog: Catalog, columns: Columns) -> tuple[Configuration
             ]
     if problems:
         raise PlanError(list(dict.fromkeys(problems)))
+    if tune.search == "tpe":
+        return ()  # each is chosen once others have told
     try:
         return tuple(configurations(tune, job.spec.seed))
     except ValueError as error:
         raise PlanError(job.problem("tune.space", str(error))) from None
+
+
+def _rungs(job: Job) -> tuple[int, ...]:
+    spec = job.spec
+    if spec.tune is None:
+        return ()
+    return rungs(spec.tune.scheduler, spec.length, spec.train.validate_every)
 
 
 def _corner_problems(

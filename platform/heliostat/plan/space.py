@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from heliostat.spec.tune import AshaScheduler, Range, Scheduler, TuneSpec
+from heliostat.spec.tune import AshaScheduler, Choice, Dimension, Scheduler, TuneSpec
 
 MAX_REDRAWS = 100
 Configuration = dict[str, Any]
 
 
 def configurations(tune: TuneSpec, seed: int) -> list[Configuration]:
-    """All configurations in issue order, no two alike.
+    """All configurations of a grid or a random search in issue order, no two alike.
 
     A draw is a function of (seed, index, key) alone: a new key never changes the others'
     draws, and raising `trials` only appends. A space with fewer points than `trials` yields
@@ -25,15 +24,33 @@ def configurations(tune: TuneSpec, seed: int) -> list[Configuration]:
     return list(_grid(tune) if tune.search == "grid" else _random(tune, seed))
 
 
+def is_active(dimension: Dimension, config: Mapping[str, Any]) -> bool:
+    """Whether the conditions of a dimension hold."""
+    return all(
+        other in config and config[other] in wanted for other, wanted in dimension.when.items()
+    )
+
+
 def _grid(tune: TuneSpec) -> Iterator[Configuration]:
-    for point in itertools.product(*(grid_values(d) for d in tune.space.values())):
-        yield dict(zip(tune.space, point, strict=True))
+    points: list[Configuration] = [{}]
+    for key, dimension in tune.space.items():
+        values = grid_values(dimension)
+        points = [
+            grown
+            for point in points
+            for grown in (
+                [{**point, key: value} for value in values]
+                if is_active(dimension, point)
+                else [point]
+            )
+        ]
+    yield from points
 
 
-def grid_values(dimension: tuple[Any, ...] | Range) -> tuple[Any, ...]:
+def grid_values(dimension: Dimension) -> tuple[Any, ...]:
     """The points of a dimension on a grid; a range needs `step`."""
-    if not isinstance(dimension, Range):
-        return dimension
+    if isinstance(dimension, Choice):
+        return dimension.values
     if dimension.step is None:
         raise ValueError("a range on a grid needs `step`")
     count = math.floor((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
@@ -44,11 +61,8 @@ def _random(tune: TuneSpec, seed: int) -> Iterator[Configuration]:
     seen: set[str] = set()
     for index in range(tune.trials or 0):
         for attempt in range(MAX_REDRAWS):
-            drawn = {
-                key: draw(dimension, uniform(seed, index, attempt, key))
-                for key, dimension in tune.space.items()
-            }
-            identity = json.dumps(drawn, sort_keys=True)
+            drawn = drawn_configuration(tune.space, seed, index, attempt)
+            identity = identity_of(drawn)
             if identity not in seen:
                 seen.add(identity)
                 yield drawn
@@ -57,16 +71,32 @@ def _random(tune: TuneSpec, seed: int) -> Iterator[Configuration]:
             return
 
 
+def drawn_configuration(
+    space: Mapping[str, Dimension], seed: int, index: int, attempt: int
+) -> Configuration:
+    """The `attempt`-th random draw for the trial `index`."""
+    config: Configuration = {}
+    for key, dimension in space.items():
+        if is_active(dimension, config):
+            config[key] = draw(dimension, uniform(seed, index, attempt, key))
+    return config
+
+
+def identity_of(config: Configuration) -> str:
+    """Equal for equal configurations."""
+    return json.dumps(config, sort_keys=True)
+
+
 def uniform(*key: object) -> float:
     """A number in [0, 1) that depends on `key` alone: 53 bits of its SHA-256."""
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     return (int.from_bytes(digest[:8], "little") >> 11) / 2**53
 
 
-def draw(dimension: tuple[Any, ...] | Range, u: float) -> Any:
+def draw(dimension: Dimension, u: float) -> Any:
     """The value of a dimension at quantile `u` in [0, 1)."""
-    if not isinstance(dimension, Range):
-        return dimension[int(u * len(dimension))]
+    if isinstance(dimension, Choice):
+        return dimension.values[int(u * len(dimension.values))]
     low, high, step = dimension.low, dimension.high, dimension.step
     if step is not None:
         values = grid_values(dimension)
@@ -85,20 +115,46 @@ def draw(dimension: tuple[Any, ...] | Range, u: float) -> Any:
     return low + u * (high - low)
 
 
-def corner_settings(space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """One (key, value) for every choice and every bound: what must be valid beforehand."""
+def corners(space: Mapping[str, Dimension]) -> Iterator[tuple[str, Any, Configuration]]:
+    """Every key at every choice and bound: (key, value, the configuration it stands in), which is
+    what must be valid beforehand. With it stand what its conditions ask for, and the keys whose
+    conditions then hold.
+    """
     for key, dimension in space.items():
-        values = (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension
-        for value in values:
-            yield key, value
+        for value in _corner_values(dimension):
+            yield key, value, _corner(space, key, value)
 
 
-def rungs(scheduler: Scheduler, length: int) -> tuple[int, ...]:
-    """Where trials are compared: grace x factor^k below the full length."""
+def _corner_values(dimension: Dimension) -> tuple[Any, ...]:
+    if isinstance(dimension, Choice):
+        return dimension.values
+    return (dimension.low, dimension.high)
+
+
+def _corner(space: Mapping[str, Dimension], key: str, value: Any) -> Configuration:
+    fixed, asked = {key: value}, [key]
+    while asked:
+        for other, wanted in space[asked.pop()].when.items():
+            if other not in fixed:
+                fixed[other] = wanted[0]
+                asked.append(other)
+    config: Configuration = {}
+    for name, dimension in space.items():
+        if name in fixed:
+            config[name] = fixed[name]
+        elif dimension.when and is_active(dimension, config):
+            config[name] = _corner_values(dimension)[0]
+    return config
+
+
+def rungs(scheduler: Scheduler, length: int, validate_every: int = 1) -> tuple[int, ...]:
+    """Where trials are compared: at the first validation not before grace x factor^k, below the
+    full length.
+    """
     if not isinstance(scheduler, AshaScheduler):
         return ()
     result, rung = [], scheduler.grace_period
-    while rung < length:
-        result.append(rung)
+    while (at := -(-rung // validate_every) * validate_every) < length:
+        result.append(at)
         rung *= scheduler.reduction_factor
-    return tuple(result)
+    return tuple(dict.fromkeys(result))

@@ -149,6 +149,12 @@ class RunRecord:
             if gained > 0:
                 self._state["eta_seconds"] = round((now - self._begun[0]) / gained * (1 - done), 1)
 
+    @property
+    def eta_seconds(self) -> float | None:
+        """How long the rest may take, by the pace so far."""
+        eta: float | None = self._state["eta_seconds"]
+        return eta
+
     def finish(self, status: str, error: str | None, next_command: str) -> None:
         """Write the last state and give the lease back."""
         self._ended.set()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,20 +13,25 @@ from heliostat.data.text import keep_tokenizers
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
 from heliostat.plan.plan import Plan
-from heliostat.report.console import Console, duration_text, number_text
+from heliostat.plan.space import Configuration
+from heliostat.run.board import SweepBoard
 from heliostat.run.cluster import Cluster, trials_at_once
 from heliostat.run.record import RunRecord
+from heliostat.run.start import search_of
 from heliostat.spec.identity import trial_id
 from heliostat.storage.folders import copy_folder
-from heliostat.storage.objects import StorePath, as_path
+from heliostat.storage.objects import as_path
 from heliostat.storage.runs import RunFolder, Storage
 from heliostat.train.artifact import load_model
 from heliostat.train.assignment import Assignment, open_data
+from heliostat.train.crossval import part_of, refitted
 from heliostat.train.driver import Watch, build_group, drive
 from heliostat.train.scoring import final_metrics
 from heliostat.train.workers import GroupSpec
-from heliostat.tune.ledger import Ledger, Trial, TrialRecord
-from heliostat.tune.sweep import Sweep, run_sweep
+from heliostat.tune.lanes import run_sweep
+from heliostat.tune.ledger import Ledger, TrialRecord
+from heliostat.tune.sweep import Sweep, is_paced
+from heliostat.tune.work import CUT, FINISHED, Trial, Work
 
 
 @dataclass(frozen=True)
@@ -53,71 +57,124 @@ def tune_job(
 ) -> SweepOutcome:
     """Run the sweep; the best trial's model becomes the run's."""
     spec = plan.job.spec
+    assert spec.tune is not None
     ledger = Ledger(storage.ledger(spec.name), folder.reference)
-    models = storage.ledger(spec.name) / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    trials, assignments = _trials(plan, base, storage, models)
-    known = sum(
-        trial.id in ledger.records and ledger.records[trial.id].is_done(spec.tune.scheduler)
-        for trial in trials
-        if spec.tune is not None
-    )
-    if known:
+    trials = Trials(plan, base, storage)
+    num_known = _num_known(plan, trials, ledger)
+    if num_known:
         record.console.line(
-            f"{known} of {len(trials)} trials are in the ledger; they are not run again"
+            f"{num_known} of {plan.num_trials} trials are in the ledger; they are not run again"
         )
     sweep = Sweep(
         plan=plan,
-        trials=trials,
-        assignments=assignments,
+        search=search_of(plan, storage, record.note),
+        folds=trials.folds,
+        identify=trials.identify,
+        assign=trials.assignment,
         ledger=ledger,
-        models=models,
+        models=trials.models,
+        checkpoints=trials.checkpoints,
         metrics_folder=folder.metrics,
         group=_group(plan),
         concurrency=trials_at_once(plan, cluster),
         stop_requested=watch.stop_requested,
         deadline=watch.deadline,
         limit=watch.limit,
-        view=_View(plan, record, record.console, ledger, trials, known),
+        view=SweepBoard(plan, record),
     )
-    best = run_sweep(sweep)
+    best, keeper = run_sweep(sweep)
     record.console.rest()
-    assignment = assignments[next(trial.index for trial in trials if trial.id == best.id)]
-    if not (models / best.id / DESCRIPTION).exists():
-        record.note(f"the model of trial {best.id} was not kept; it is trained again")
+    metrics, details = _best_model(plan, trials, best, folder, record, watch)
+    own = [r for r in ledger.records.values() if r.run == folder.reference]
+    busy = sum(record.seconds for record in own)
+    return SweepOutcome(best, metrics, details, keeper.num_ended, keeper.num_reused, busy)
+
+
+def _num_known(plan: Plan, trials: Trials, ledger: Ledger) -> int:
+    """How many of the trials that can be told ahead need not run again."""
+    if not ledger.records:
+        return 0
+    records = [ledger.records.get(trials.identify(config)) for config in plan.trials]
+    cuts = plan.rungs != ()
+    return sum(
+        r is not None and (r.status == FINISHED or (cuts and r.status == CUT)) for r in records
+    )
+
+
+def _best_model(
+    plan: Plan,
+    trials: Trials,
+    best: TrialRecord,
+    folder: RunFolder,
+    record: RunRecord,
+    watch: Watch,
+) -> tuple[Mapping[str, Mapping[str, float]], Mapping[str, Any]]:
+    """The best trial's model, put into the run's folder, and its metrics on every side. With
+    folds it is trained now, on the rows of all.
+    """
+    assignment = trials.assignment(Work(Trial(best.id, best.index, dict(best.config))))
+    in_folds = trials.folds != (None,)
+    if in_folds or not (trials.models / best.id / DESCRIPTION).exists():
+        why = (
+            "is trained on the rows of all folds"
+            if in_folds
+            else "was not kept; it is trained again"
+        )
+        record.note(f"the model of trial {best.id} {why}")
+        if in_folds:
+            assignment = refitted(assignment, best.lengths)
+        place = replace(trials.base_place, checkpoints=str(folder.checkpoints))
+        assignment = replace(assignment, place=place)
         group = build_group(assignment.spec, str(folder.path / "ray"))
         group.start()
         drive(group, assignment, record, watch)
-    copy_folder(models / best.id, folder.model, DESCRIPTION)
+    copy_folder(trials.models / best.id, folder.model, DESCRIPTION)
     metrics, details = ray.get(_score_best.remote(assignment, str(folder.model)))
-    if "validation" not in metrics:  # the folds' means
+    if in_folds:
         metrics = {**metrics, "validation": best.metrics}
-    own = [r for r in ledger.records.values() if r.run == folder.reference]
-    busy = sum(record.seconds for record in own)
-    return SweepOutcome(best, metrics, details, len(trials) - known, known, busy)
+    return metrics, details
 
 
-def _trials(
-    plan: Plan, base: Assignment, storage: Storage, models: StorePath
-) -> tuple[list[Trial], dict[int, Assignment]]:
+class Trials:
     """A trial is the job with some keys replaced: the same training path, another identity."""
-    trials, assignments = [], {}
-    for index, config in enumerate(plan.trials):
-        job = plan.job.replace(config)
-        identity = trial_id(job.spec, base.data_digest, base.code_digest)
-        value = job.spec.model_dump(mode="json", by_alias=True)
-        trials.append(Trial(identity, index, config))
-        assignments[index] = replace(
-            base,
-            job=value,
-            columns=keep_tokenizers(  # fillings and scalings go by the model
-                resolve_columns(job, plan.catalog), storage.prepared
-            ),
-            model_folder=str(models / identity),
-            place=None,
-            final=False,
+
+    def __init__(self, plan: Plan, base: Assignment, storage: Storage) -> None:
+        self._plan, self._base, self._storage = plan, base, storage
+        assert base.place is not None
+        self.base_place = base.place
+        ledger = storage.ledger(plan.job.spec.name)
+        self.models, self.checkpoints = ledger / "models", ledger / "checkpoints"
+        self.models.mkdir(parents=True, exist_ok=True)
+        num_folds = getattr(plan.job.spec.data.split, "folds", None)
+        self.folds: tuple[int | None, ...] = (
+            (None,) if num_folds is None else tuple(range(num_folds))
         )
-    return trials, assignments
+        tune = plan.job.spec.tune
+        self._is_paced = tune is not None and is_paced(tune, len(self.folds))
+
+    def identify(self, config: Configuration) -> str:
+        """The trial's id."""
+        job = self._plan.job.replace(config)
+        return trial_id(job.spec, self._base.data_digest, self._base.code_digest)
+
+    def assignment(self, work: Work) -> Assignment:
+        """What a lane is told to train."""
+        job = self._plan.job.replace(work.trial.config)
+        place = replace(
+            self.base_place, checkpoints=str(self.checkpoints / work.trial.id), keeps_best=False
+        )
+        whole = replace(
+            self._base,
+            job=job.spec.model_dump(mode="json", by_alias=True),
+            columns=keep_tokenizers(  # fillings and scalings go by the model
+                resolve_columns(job, self._plan.catalog), self._storage.prepared
+            ),
+            model_folder=str(self.models / work.trial.id),
+            place=place,
+            final=False,
+            until=work.until if self._is_paced else None,
+        )
+        return whole if work.fold is None else part_of(whole, work.fold)
 
 
 def _group(plan: Plan) -> GroupSpec:
@@ -138,62 +195,3 @@ def _score_best(assignment: Assignment, model_folder: str) -> tuple[Any, Any]:
     """Metrics of the best model on every side, in a worker."""
     model = load_model(as_path(model_folder))
     return final_metrics(assignment.spec, open_data(assignment), model.predictor, SoloWorld())
-
-
-class _View:
-    """A line a finished trial, with the best repeated; a live table on a terminal."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        record: RunRecord,
-        console: Console,
-        ledger: Ledger,
-        trials: Sequence[Trial],
-        known: int,
-    ) -> None:
-        self.plan, self.record, self.console = plan, record, console
-        self.ledger, self.trials, self.known = ledger, trials, known
-
-    def trial_ended(self, record: TrialRecord, best: TrialRecord | None, num_done: int) -> None:
-        """See `SweepView`."""
-        metric = self.plan.job.spec.objective_metric
-        total = len(self.trials)
-        done = self.known + num_done
-        config = "  ".join(f"{k.split('.')[-1]}={number_text(v)}" for k, v in record.config.items())
-        text = f"trial {done}/{total}  {config}  {metric} {number_text(record.score)}"
-        if record.status == "cut":
-            text += f"  cut at {record.progress}"
-        elif record.error:
-            text += f"  failed: {record.error}"
-        if best is not None:
-            text += f"  best {number_text(best.score)}"
-        self.console.line(text)
-        self.record.progress(done / total)
-        self.record.gauges.trials(Counter(self._states()))
-        self._table(metric, done)
-
-    def _states(self) -> list[str]:
-        ids = {trial.id for trial in self.trials}
-        return [r.status for r in self.ledger.records.values() if r.id in ids]
-
-    def _table(self, metric: str, done: int) -> None:
-        if not self.console.interactive:
-            return
-        reverse = self.plan.job.spec.objective_goal == "max"
-        ids = {trial.id for trial in self.trials}
-        records = [r for r in self.ledger.records.values() if r.id in ids and r.score is not None]
-        records.sort(key=lambda r: r.score or 0.0, reverse=reverse)
-        rows = [
-            [
-                str(place),
-                number_text(r.score),
-                r.status,
-                str(r.progress),
-                duration_text(r.seconds),
-                "  ".join(f"{k.split('.')[-1]}={number_text(v)}" for k, v in r.config.items()),
-            ]
-            for place, r in enumerate(records, 1)
-        ]
-        header = ["", metric, "status", self.plan.job.spec.unit, "time", "config"]
-        self.console.trials(f"{done} of {len(self.trials)} trials", header, rows)

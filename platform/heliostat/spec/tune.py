@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -11,13 +12,24 @@ from heliostat.spec.base import Spec
 Scalar = bool | int | float | str | None | list[int] | dict[str, Any]
 
 
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+Wanted = Annotated[tuple[Scalar, ...], BeforeValidator(_listed), Field(strict=False, min_length=1)]
+When = dict[str, Wanted]
+
+
 class Range(Spec):
-    """Numbers between two bounds, both included. Whole bounds draw whole numbers."""
+    """Numbers between two bounds, both included. Whole bounds draw whole numbers. Searched only
+    `when` other keys of the space have one of the values named.
+    """
 
     low: int | float
     high: int | float
     log: bool = False
     step: Annotated[int | float, Field(gt=0)] | None = None
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -36,14 +48,30 @@ class Range(Spec):
         return isinstance(self.low, int) and isinstance(self.high, int) and step_is_whole
 
 
+class Choice(Spec):
+    """Some values, searched only `when` other keys have one of the values named. Without a
+    condition a plain list says the same.
+    """
+
+    values: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)]
+    when: When = Field(default_factory=dict)
+
+
 def _dimension_tag(value: Any) -> str:
-    return "choice" if isinstance(value, (list, tuple)) else "range"
+    is_choice = isinstance(value, Choice) or (isinstance(value, Mapping) and "values" in value)
+    return "choice" if is_choice else "range"
+
+
+def _choice(value: Any) -> Any:
+    return {"values": value} if isinstance(value, (list, tuple)) else value
 
 
 Dimension = Annotated[
-    Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1), Tag("choice")]
-    | Annotated[Range, Tag("range")],
-    Discriminator(_dimension_tag),
+    Annotated[
+        Annotated[Choice, Tag("choice")] | Annotated[Range, Tag("range")],
+        Discriminator(_dimension_tag),
+    ],
+    BeforeValidator(_choice),
 ]
 
 
@@ -54,11 +82,14 @@ class NoScheduler(Spec):
 
 
 class AshaScheduler(Spec):
-    """Asynchronous successive halving (Li et al., MLSys 2020), the stopping variant: a trial
-    goes on past a rung only if it is in the best 1/`reduction_factor` seen there.
+    """Asynchronous successive halving (Li et al., MLSys 2020). `stop`: a trial goes on past a rung
+    only if it is in the best 1/`reduction_factor` seen there so far, else it is cut. `promote`:
+    every trial pauses at a rung, and goes on once it is in the best 1/`reduction_factor` of all
+    that have come there; a new trial begins only where none can.
     """
 
     name: Literal["asha"]
+    mode: Literal["stop", "promote"] = "stop"
     grace_period: Annotated[int, Field(gt=0)] = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 3
 
@@ -74,7 +105,9 @@ def _long_form(value: Any) -> Any:
 
 
 class TuneSpec(Spec):
-    """The search. `trials` counts random draws; a grid counts itself."""
+    """The search. `trials` counts draws; a grid counts itself. `start_from` is a run whose best
+    configuration is tried first, and from all of whose trials `tpe` learns.
+    """
 
     search: Literal["grid", "random", "tpe"] = "random"
     scheduler: Annotated[Scheduler, BeforeValidator(_long_form)] = NoScheduler()
@@ -83,6 +116,7 @@ class TuneSpec(Spec):
     concurrency: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
     deterministic: bool = False
     fuse: bool = False
+    start_from: str | None = None
 
     @model_validator(mode="after")
     def _trials_fit_the_search(self) -> TuneSpec:
@@ -90,4 +124,16 @@ class TuneSpec(Spec):
             raise ValueError("a grid counts its own trials; leave out `trials`")
         if self.search != "grid" and self.trials is None:
             raise ValueError(f"search `{self.search}` needs `trials`")
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_look_back(self) -> TuneSpec:
+        keys = list(self.space)
+        for place, (key, dimension) in enumerate(self.space.items()):
+            for other in dimension.when:
+                if other not in keys[:place]:
+                    raise ValueError(
+                        f"`when` of `{key}` speaks of `{other}`, which is no key of the space "
+                        "above it"
+                    )
         return self

@@ -32,19 +32,23 @@ from heliostat.storage.objects import as_path
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where a run's checkpoints go, and the lease that admits this attempt."""
+    """Where a run's checkpoints go, and the lease that admits this attempt. Each new best is one
+    of them, or (`keeps_best` false, of a trial) stays with the process until one is due.
+    """
 
     checkpoints: str
     lease: str
     token: int
+    keeps_best: bool = True
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A training to be done. `place` is None for a trial, which keeps only its best weights;
-    `final` asks for metrics on every side, else only validation is scored; `model_folder` is
-    where the finished model is published, if it is kept. `fold` is the one to validate on, of
-    a job with folds.
+    """A training to be done. Without a `place` nothing outlives the process; `final` asks for
+    metrics on every side, else only validation is scored; `model_folder` is where the finished
+    model is published, if it is kept. Of a job with folds, `fold` is the one to validate on, and
+    `refit` takes the rows of all; with neither, it is the whole cross-validation. Training pauses,
+    with a checkpoint, at the first validation not before `until`, in the model's own unit.
     """
 
     job: Mapping[str, Any]
@@ -57,6 +61,8 @@ class Assignment:
     place: RunPlace | None = None
     final: bool = True
     fold: int | None = None
+    refit: bool = False
+    until: int | None = None
 
     @cached_property
     def spec(self) -> JobSpec:

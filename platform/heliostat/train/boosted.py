@@ -38,7 +38,16 @@ from heliostat.train.artifact import save_model
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.checkpoint import Checkpoints
 from heliostat.train.control import Control
-from heliostat.train.events import Committed, Event, Finished, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import (
+    Committed,
+    Event,
+    Finished,
+    Resumed,
+    Stepped,
+    Stopped,
+    Validated,
+    paused_again,
+)
 from heliostat.train.metrics import compute_metrics
 from heliostat.train.scoring import evaluated_metrics, final_metrics
 from heliostat.train.stopping import Progress
@@ -53,6 +62,9 @@ def train_boosted(
     """Train, keep the best rounds if the job stops early, score, and publish the model."""
     trainer = _Trainer(assignment, data, world, checkpoints, control)
     yield from trainer.resume()
+    if trainer.is_at_pause:
+        yield from paused_again(trainer.history, assignment.spec.objective_metric, 1)
+        return
     for event in trainer.run():
         yield event
         if isinstance(event, Stopped):
@@ -100,6 +112,7 @@ class _Trainer:
         self.model = assignment.spec.model
         self.spec, self.data, self.world = assignment.spec, data, world
         self.checkpoints, self.control = checkpoints, control
+        self.until = assignment.until
         self.progress = Progress()
         self.round = 0
         self.safe = _Safe(0, None, Progress(), ())
@@ -140,7 +153,9 @@ class _Trainer:
                 raw = self.booster.save_raw("ubj")
                 self.safe = _Safe(self.round, raw, self.progress, tuple(self.history))
             stop, wish = self._wishes()
-            stop, due = stop and self.round < length, due or wish
+            validated = self.round % spec.train.validate_every == 0
+            stop = (stop or (validated and self.is_at_pause)) and self.round < length
+            due = due or wish
             unsaved = self.safe.round - self.saved_round
             if unsaved and (due or stop or (every_steps and unsaved >= every_steps)):
                 yield from self._commit()
@@ -149,6 +164,11 @@ class _Trainer:
                 # Only a segment's end can be resumed from; what came after it is done again.
                 yield Stopped(self.safe.round)
                 return
+
+    @property
+    def is_at_pause(self) -> bool:
+        """Whether it has come to where it pauses."""
+        return self.until is not None and self.until <= self.round < self.spec.length
 
     def final_booster(self) -> xgboost.Booster:
         """The booster up to its best round if the job stops early, else all of it."""
@@ -284,7 +304,7 @@ class _Trainer:
 
     def _commit(self) -> Iterator[Event]:
         if self.world.leads:
-            self.checkpoints.save(self._manifest(), self._write, False)
+            self.checkpoints.save(self._manifest(), self._write, best=False, due=True)
         self.saved_round = self.safe.round
         self.control.checkpoint_done()
         yield Committed(self.safe.round, False)

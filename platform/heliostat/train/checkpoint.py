@@ -7,9 +7,11 @@ keeps a superseded process out.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,8 +48,12 @@ class Checkpoint:
 class Checkpoints(Protocol):
     """Where a run keeps its checkpoints. Rank 0 saves; every rank may load."""
 
-    def save(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
-        """Keep the files that `write(folder)` makes; `manifest` carries at least `step`."""
+    def save(
+        self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool, due: bool
+    ) -> None:
+        """Keep the files that `write(folder)` makes; `manifest` carries at least `step`. It is the
+        `best` so far, or `due` to outlive the process, or both.
+        """
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, and a sentence for each newer one passed over."""
@@ -70,7 +76,9 @@ class CommittedCheckpoints:
         self.folder, self.lease, self.token, self.keep = folder, lease, token, keep
         self.digests = digests
 
-    def save(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
+    def save(
+        self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool, due: bool
+    ) -> None:
         """See `Checkpoints`; then delete what is no longer kept."""
         check_token(self.lease, self.token)
         stage = stage_folder(self.folder)
@@ -201,13 +209,15 @@ def _is_best(folder: StorePath) -> bool:
 
 
 class ScratchCheckpoints:
-    """For a trial: only the best, in a temporary folder of this process."""
+    """Only the best, in a temporary folder of this process."""
 
     def __init__(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="heliostat-")
         self._best: Checkpoint | None = None
 
-    def save(self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool) -> None:
+    def save(
+        self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool, due: bool
+    ) -> None:
         """See `Checkpoints`; what is not the best is not kept."""
         if best:
             folder = Path(self._scratch.name)
@@ -215,9 +225,44 @@ class ScratchCheckpoints:
             self._best = Checkpoint(folder, dict(manifest))
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """A trial starts afresh."""
+        """Every process starts afresh."""
         return None, []
 
     def best(self) -> Checkpoint | None:
         """See `Checkpoints`."""
         return self._best
+
+
+class TrialCheckpoints:
+    """For a trial on one rank: each new best stays with the process, which costs little; what is
+    due is committed, and with it the best, so that another process can go on.
+    """
+
+    def __init__(self, lasting: CommittedCheckpoints) -> None:
+        self._lasting, self._scratch = lasting, ScratchCheckpoints()
+
+    def save(
+        self, manifest: Mapping[str, Any], write: Callable[[Path], None], best: bool, due: bool
+    ) -> None:
+        """See `Checkpoints`."""
+        if best:
+            self._scratch.save(manifest, write, best, due)
+        if not due:
+            return
+        kept = self._scratch.best()
+        if kept is not None and not best:
+            self._lasting.save(kept.manifest, partial(_copy_files, kept.folder), True, due)
+        self._lasting.save(manifest, write, best, due)
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """See `Checkpoints`."""
+        return self._lasting.latest()
+
+    def best(self) -> Checkpoint | None:
+        """See `Checkpoints`."""
+        return self._scratch.best() or self._lasting.best()
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)

@@ -34,7 +34,7 @@ def cross_validation(
     history: Rows = []
     folds: list[_FoldResult] = []
     for index in range(num_folds):
-        part = _part(assignment, index)
+        part = part_of(assignment, index)
         result = _known(part)
         if result is None:
             result = yield from _train_fold(part, Fold(index, num_folds), train, history)
@@ -46,13 +46,27 @@ def cross_validation(
             history += result.history
             yield Resumed(0, (), tuple(history))
         folds.append(result)
-    final = replace(_of_length(assignment, folds), place=_place(assignment, "final"))
+    final = refitted(assignment, [fold.progress for fold in folds])
     for event in train(final):
         if isinstance(event, Finished):
             event = _summary(event, folds, assignment)
         yield _labelled(event, Fold(num_folds, num_folds), history)
         if isinstance(event, Stopped):
             return
+
+
+def refitted(assignment: Assignment, lengths: Sequence[int]) -> Assignment:
+    """The final training, on the rows of all folds, given how long each of them trained."""
+    final = _of_length(assignment, lengths)
+    return replace(final, refit=True, place=_place(assignment, "final"))
+
+
+def part_of(assignment: Assignment, fold: int) -> Assignment:
+    """The training that validates on one fold."""
+    return replace(
+        assignment, fold=fold, final=False, model_folder=None,
+        place=_place(assignment, f"fold-{fold}"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,13 +109,6 @@ def _labelled(event: Event, fold: Fold, history: Rows) -> Event:
     return event
 
 
-def _part(assignment: Assignment, fold: int) -> Assignment:
-    return replace(
-        assignment, fold=fold, final=False, model_folder=None,
-        place=_place(assignment, f"fold-{fold}"),
-    )  # fmt: skip
-
-
 def _place(assignment: Assignment, name: str) -> RunPlace | None:
     place = assignment.place
     if place is None:
@@ -135,12 +142,12 @@ def _keep(part: Assignment, result: _FoldResult) -> None:
     remove_folder(as_path(part.place.checkpoints))
 
 
-def _of_length(assignment: Assignment, folds: Sequence[_FoldResult]) -> Assignment:
+def _of_length(assignment: Assignment, lengths: Sequence[int]) -> Assignment:
     """Without early stopping, which needs validation rows."""
     spec = assignment.spec
     if spec.train.early_stopping is None:
         return assignment
-    length = max(1, round(sum(fold.progress for fold in folds) / len(folds)))
+    length = max(1, round(sum(lengths) / len(lengths)))
     train = dict(assignment.job["train"]) | {spec.unit: length, "early_stopping": None}
     return replace(assignment, job=dict(assignment.job) | {"train": train})
 

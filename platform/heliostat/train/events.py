@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,3 +163,21 @@ class Failed:
 
 LoopEvent = Resumed | Stepped | Validated | Committed | Stopped
 Event = LoopEvent | Noted | Placed | Stuck | Finished | Failed
+
+
+def paused_again(
+    history: Sequence[Mapping[str, Any]], objective: str, steps_per_unit: int
+) -> Iterator[LoopEvent]:
+    """The events of a training that was resumed just where it is to pause: the last validation,
+    as its history tells it.
+    """
+    row = next(row for row in reversed(history) if f"validation/{objective}" in row)
+    metrics = {
+        name.removeprefix("validation/"): value
+        for name, value in row.items()
+        if name.startswith("validation/")
+    }
+    progress, score = row["step"] // steps_per_unit, metrics[objective]
+    score = float("nan") if score is None else score  # as files hold it
+    yield Validated(row["step"], row["epoch"], progress, metrics, score, False)
+    yield Stopped(row["step"])

@@ -10,7 +10,12 @@ from functools import partial
 from heliostat.parallel.world import World
 from heliostat.storage.objects import as_path
 from heliostat.train.assignment import Assignment, open_data
-from heliostat.train.checkpoint import Checkpoints, CommittedCheckpoints, ScratchCheckpoints
+from heliostat.train.checkpoint import (
+    Checkpoints,
+    CommittedCheckpoints,
+    ScratchCheckpoints,
+    TrialCheckpoints,
+)
 from heliostat.train.control import Control
 from heliostat.train.crossval import cross_validation
 from heliostat.train.events import Event, Finished
@@ -26,7 +31,7 @@ def train_events(
         TrainError: training met something that a restart would meet again.
     """
     num_folds = getattr(assignment.spec.data.split, "folds", None)
-    if num_folds is None:
+    if num_folds is None or assignment.fold is not None or assignment.refit:
         return training(assignment, world, control)
     train = partial(training, world=world, control=control)
     return cross_validation(assignment, num_folds, train, keeps_notes=world.leads)
@@ -39,7 +44,7 @@ def training(
     started = time.perf_counter()
     data = open_data(assignment)
     opened = time.perf_counter()
-    checkpoints = _checkpoints(assignment)
+    checkpoints = _checkpoints(assignment, world)
     family = assignment.spec.model.family
     # Each family brings a library that takes seconds to import; a worker needs only its own.
     if family == "network":
@@ -61,14 +66,16 @@ def training(
         yield event
 
 
-def _checkpoints(assignment: Assignment) -> Checkpoints:
+def _checkpoints(assignment: Assignment, world: World) -> Checkpoints:
     place = assignment.place
     if place is None:
         return ScratchCheckpoints()
-    return CommittedCheckpoints(
+    lasting = CommittedCheckpoints(
         as_path(place.checkpoints),
         as_path(place.lease),
         place.token,
         assignment.spec.scale.checkpoint.keep,
         assignment.digests,
     )
+    # What one rank keeps for itself, the others could not load.
+    return lasting if place.keeps_best or world.size > 1 else TrialCheckpoints(lasting)

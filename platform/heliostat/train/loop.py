@@ -26,7 +26,15 @@ from heliostat.parallel.pipeline import stage_of
 from heliostat.parallel.world import World
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
 from heliostat.train.control import Control
-from heliostat.train.events import Committed, LoopEvent, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import (
+    Committed,
+    LoopEvent,
+    Resumed,
+    Stepped,
+    Stopped,
+    Validated,
+    paused_again,
+)
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
 from heliostat.train.passes import passes_of
 from heliostat.train.saver import Saver
@@ -48,6 +56,9 @@ def fit(task: Fit, world: World, checkpoints: Checkpoints, control: Control) -> 
     """
     loop = _Loop(task, world, checkpoints, control)
     yield from loop.resume()
+    if loop.is_at_pause:
+        yield from paused_again(loop.history, task.objective, task.steps_per_unit)
+        return
     yield from loop.run()
 
 
@@ -83,6 +94,12 @@ class _Loop:
             self.history = list(checkpoint.manifest["history"])
             yield Resumed(self.step, tuple(skipped), tuple(self.history))
 
+    @property
+    def is_at_pause(self) -> bool:
+        """Whether it has come to where it pauses."""
+        pause = self.task.pause_step
+        return pause is not None and pause <= self.step < self.task.num_steps
+
     def run(self) -> Iterator[LoopEvent]:
         task = self.task
         task.model.train()
@@ -109,10 +126,12 @@ class _Loop:
             improved = False
             if validate:
                 improved = yield from self._validate()
+                stop = stop or self.is_at_pause
             # A stop is honoured at once, but not in place of the end.
             stop = stop and self.step < task.num_steps
-            if improved or must_save or due or stop:
-                self._commit(improved)
+            due = due or must_save or stop
+            if improved or due:
+                self._commit(improved, due)
             if stop:
                 yield from self.saver.committed(wait=True)
                 yield Stopped(self.step)
@@ -229,21 +248,25 @@ class _Loop:
         self.clock = time.perf_counter()
         return improved
 
-    def _commit(self, best: bool) -> None:
+    def _commit(self, best: bool, due: bool) -> None:
         manifest, model = self._manifest(), self.task.model
         if self.shards is not None:
             self.saver.start(self.shards.saving(manifest, best, model, self.task.optimizer))
         elif self.world.leads or is_cut(model):
             files = self._files()
             if self.world.leads:
-                self.saver.start(partial(self._save, manifest, files, best))
+                self.saver.start(partial(self._save, manifest, files, best, due))
         self.control.checkpoint_done()
         self.clock = time.perf_counter()
 
     def _save(
-        self, manifest: dict[str, Any], files: Mapping[str, dict[str, Tensor]], best: bool
+        self,
+        manifest: dict[str, Any],
+        files: Mapping[str, dict[str, Tensor]],
+        best: bool,
+        due: bool,
     ) -> Committed:
-        self.checkpoints.save(manifest, partial(_write, files), best)
+        self.checkpoints.save(manifest, partial(_write, files), best, due)
         return Committed(int(manifest["step"]), best)
 
     def _manifest(self) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def _task(
         tokens_per_row=data.sequences["train"].max_tokens if data.sequences else None,
         validates=len(data.rows("validation")) > 0,
         seed_generator=spec.model.kind == "custom",
+        pause_step=None if assignment.until is None else assignment.until * steps_per_unit,
     )
 
 

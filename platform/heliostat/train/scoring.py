@@ -22,6 +22,7 @@ ROWS_AT_ONCE = 65_536
 SEQUENCES_AT_ONCE = 256
 MOST_EXPONENT = 700.0
 HISTOGRAM_BINS = 60
+ERROR_GROUPS, LEAST_GROUP_ROWS = 20, 20
 
 
 def side_scores(data: OpenData, side: str, predictor: Predictor, world: World) -> Scores:
@@ -109,7 +110,29 @@ def final_metrics(
                 spec.data.task, metrics_of(spec.data.task), target, scores, weights
             )
             details[side] = picture(spec.data.task, target, scores, data.encoder.target.classes)
+            if side == "validation":
+                error = standard_error(spec, target, scores, weights)
+                details[side] = {**details[side], "standard_error": error}
     return metrics, details
+
+
+def standard_error(
+    spec: JobSpec, target: npt.NDArray[Any], scores: Scores, weights: npt.NDArray[Any]
+) -> float | None:
+    """How far the objective may be off because these rows and no others were scored: the spread of
+    its values on random groups of them, over the square root of the number of groups (Efron and
+    Tibshirani, 1993, chapter 6: the error of a mean of independent parts). None of too few rows.
+    """
+    if len(target) < ERROR_GROUPS * LEAST_GROUP_ROWS:
+        return None
+    groups = np.random.default_rng(spec.seed).permutation(len(target)) % ERROR_GROUPS
+    name = spec.objective_metric
+    values = [
+        compute_metrics(spec.data.task, [name], target[own], scores[own], weights[own])[name]
+        for own in (groups == group for group in range(ERROR_GROUPS))
+    ]
+    error = float(np.std(values, ddof=1) / math.sqrt(ERROR_GROUPS))
+    return error if math.isfinite(error) else None
 
 
 def picture(

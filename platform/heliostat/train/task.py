@@ -62,7 +62,8 @@ class Fit:
     gives validation metrics, the same on every rank; `rate(step, progress)` the learning-rate
     factor; `plateau` evaluations without a better one count as a plateau. A step goes by
     `micro_rows` rows of a rank at a time (None: all), halved when memory runs out if
-    `halves_micro_rows`; no rank has more than `most_rows` of a batch.
+    `halves_micro_rows`; no rank has more than `most_rows` of a batch. It pauses at the first
+    validation from `pause_step` on.
     """
 
     model: nn.Module
@@ -92,4 +93,5 @@ class Fit:
     tokens_per_row: int | None = None
     validates: bool = True
     seed_generator: bool = False
+    pause_step: int | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,253 @@
+"""Keeps a sweep: hands orders to lanes, writes what they answer into the ledger, keeps the best
+trial's model, and knows when the sweep must end. No Ray: whoever drives lanes asks it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from heliostat.data.inherit import DESCRIPTION
+from heliostat.errors import InterruptedRunError, StoppedError, TrainError
+from heliostat.storage.folders import remove_folder
+from heliostat.train.stopping import better
+from heliostat.train.workers import placement_sentence
+from heliostat.tune.desk import Desk
+from heliostat.tune.halving import rule_of
+from heliostat.tune.ledger import TrialRecord
+from heliostat.tune.order import Answer, Order, Task
+from heliostat.tune.policy import Policy
+from heliostat.tune.sweep import Sweep
+from heliostat.tune.work import CUT, FAILED, FINISHED, PAUSED, Ended, Outcome, Work
+
+LAG_PER_LANE = 2  # decisions in order wait for stragglers, but not for the very next outcome
+
+
+class Keeper:
+    """The state of a running sweep."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        plan = sweep.plan
+        lag = None
+        if sweep.spec.deterministic:
+            lag = sweep.ledger.agree({"lag": LAG_PER_LANE * sweep.concurrency})["lag"]
+        policy = Policy(
+            sweep.search, rule_of(sweep.spec.scheduler, sweep.goal), plan.rungs, sweep.folds,
+            sweep.identify,
+        )  # fmt: skip
+        self._desk = Desk(policy, self._known, self._trial_ended, lag)
+        self._running: dict[int, Order] = {}
+        self._again: deque[Order] = deque()
+        self._alone: deque[Order] = deque()
+        self._deaths: Counter[tuple[Task, ...]] = Counter()
+        self._written: set[str] = set()
+        self._num_orders = 0
+        self.num_failed = self.num_ended = self.num_reused = 0
+        self.best: TrialRecord | None = None
+        self.why_ended = ""
+        self._last_error = ""
+        self._moved = time.time()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every trial has ended."""
+        return self._desk.is_closed and not self._running
+
+    def next_order(self) -> Order | None:
+        """What a free lane begins now; None: nothing, or not yet."""
+        if self.why_ended or len(self._running) >= self.sweep.concurrency:
+            return None
+        if self._alone:  # others first come to their ends, and then begin after it
+            return None if self._running else self._begin(self._alone.popleft().tasks)
+        if self._again:
+            return self._begin(self._again.popleft().tasks)
+        work = self._desk.next()
+        return None if work is None else self._begin((self._task(work),))
+
+    def paused(self, number: int, answers: Sequence[Answer]) -> bool:
+        """An order waits in its lane at a rung. Whether it goes on there."""
+        order = self._running[number]
+        self._take(order, answers)
+        going = [self._desk.continuation(task.work) for task in order.tasks]
+        if not all(going):
+            del self._running[number]
+            return False
+        tasks = zip(order.tasks, going, strict=True)
+        self._running[number] = Order(
+            number, tuple(replace(task, work=work) for task, work in tasks if work is not None)
+        )
+        return True
+
+    def answered(self, number: int, answers: Sequence[Answer]) -> None:
+        """An order has come to its end. What ran out of memory is tried again, alone."""
+        order = self._running.pop(number, None)
+        if order is None:
+            return  # cut a moment ago
+        if any(answer.out_of_memory for answer in answers) and self._may_come_back(order):
+            self._alone.append(order)
+            return
+        self._take(order, answers)
+
+    def died(self, number: int, error: str, out_of_memory: bool) -> None:
+        """An order's process has died: it begins again from its last checkpoint, up to
+        `limits.failures` times; alone, if memory ran out.
+        """
+        order = self._running.pop(number, None)
+        if order is None:
+            return
+        self._moved = time.time()
+        if self._may_come_back(order):
+            self.sweep.view.noted(f"trial {order.tasks[0].work.trial.index}: {error}; once more")
+            (self._alone if out_of_memory else self._again).append(order)
+            return
+        self._take(order, [Answer(FAILED, error=error) for _ in order.tasks])
+
+    def should_end(self) -> bool:
+        """Whether the sweep must end before its last trial, and why."""
+        sweep = self.sweep
+        allowed = max(
+            1, math.ceil(sweep.plan.job.spec.limits.failed_trials * sweep.plan.num_trials)
+        )
+        if self.num_failed > allowed:
+            self.why_ended = "failures"
+        elif sweep.deadline is not None and time.monotonic() > sweep.deadline:
+            self.why_ended = "time"
+        elif sweep.stop_requested():
+            self.why_ended = "stop"
+        elif time.time() - self._last_moved() > self._stall_seconds:
+            self.why_ended = "stall"
+        return bool(self.why_ended)
+
+    def check_end(self) -> None:
+        """Raise why the sweep ended early, if it did."""
+        done = f"{self.num_ended + self.num_reused} of {self.sweep.plan.num_trials} trials"
+        if self.why_ended == "stop":
+            best = "" if self.best is None else f"; the best so far has {self.best.score:.6g}"
+            raise StoppedError(f"stopped after {done}{best}")
+        if self.why_ended == "stall":
+            raise InterruptedRunError(
+                f"no trial has moved for {self._stall_seconds / 60:g} minutes "
+                f"(`limits.stall_minutes`): {placement_sentence(self.sweep.group)}"
+            )
+        if self.why_ended == "time":
+            raise InterruptedRunError(f"the time limit `{self.sweep.limit}` is over")
+        if self.num_failed and (self.why_ended or self.num_failed == self.num_ended):
+            raise TrainError(
+                f"{self.num_failed} of {self.num_ended} trials failed (`limits.failed_trials`); "
+                f"the last one: {self._last_error}"
+            )
+        if not self.is_over:
+            raise InterruptedRunError(f"only {done} ended")
+
+    def _begin(self, tasks: tuple[Task, ...]) -> Order:
+        self._num_orders += 1
+        order = self._running[self._num_orders] = Order(self._num_orders, tasks)
+        self._moved = time.time()
+        self._tell_change(tasks[0].work)
+        return order
+
+    def _tell_change(self, work: Work) -> None:
+        trial = work.trial
+        record = self.sweep.ledger.records.get(trial.id)
+        record = record or TrialRecord(trial.id, trial.index, trial.config)
+        num_running = sum(len(order.tasks) for order in self._running.values())
+        self.sweep.view.changed(record, num_running)
+
+    def _task(self, work: Work) -> Task:
+        rungs = () if self.sweep.is_paced else self.sweep.plan.rungs
+        here = tuple(rung for rung in rungs if work.until is not None and rung >= work.until)
+        return Task(work, self.sweep.assign(work), here)
+
+    def _may_come_back(self, order: Order) -> bool:
+        self._deaths[order.tasks] += 1
+        return self._deaths[order.tasks] <= self.sweep.plan.job.spec.limits.failures
+
+    def _take(self, order: Order, answers: Sequence[Answer]) -> None:
+        self._moved = time.time()
+        outcomes = [
+            self._outcome(task.work, answer)
+            for task, answer in zip(order.tasks, answers, strict=True)
+        ]
+        for outcome in outcomes:
+            self._arrived(outcome)
+        self._desk.take(outcomes)
+
+    def _outcome(self, work: Work, answer: Answer) -> Outcome:
+        status, error = answer.status, answer.error
+        if status == FINISHED and not math.isfinite(answer.score):
+            status = FAILED
+            error = f"its {self.sweep.plan.job.spec.objective_metric} is not finite"
+        return Outcome(
+            work, status, answer.progress, answer.score, answer.metrics, answer.seconds, error,
+            answer.uncertainty,
+        )  # fmt: skip
+
+    def _arrived(self, outcome: Outcome) -> None:
+        """Write what no decision can change."""
+        work = outcome.work
+        if outcome.status == PAUSED or (work.fold is not None and outcome.status == FINISHED):
+            self.sweep.ledger.outcome(outcome)
+            self._tell_change(work)
+        elif work.fold is None:
+            seconds = self.sweep.ledger.seconds(work.trial.id) + outcome.seconds
+            self._write(
+                Ended(
+                    work.trial, outcome.status, outcome.progress, outcome.score, outcome.metrics,
+                    seconds, outcome.error, outcome.uncertainty, lengths=(outcome.progress,),
+                )
+            )  # fmt: skip
+
+    def _known(self, work: Work) -> Outcome | None:
+        return self.sweep.ledger.known(work, honours_verdicts=not self.sweep.spec.deterministic)
+
+    def _trial_ended(self, ended: Ended) -> None:
+        """The desk has heard all of a trial, which the ledger may have known before."""
+        if ended.trial.id in self._written:
+            return
+        record = self.sweep.ledger.records.get(ended.trial.id)
+        if record is not None and record.status == ended.status and ended.status != FAILED:
+            self.num_reused += 1
+            self._keep_best(record)
+            return
+        seconds = self.sweep.ledger.seconds(ended.trial.id)
+        self._write(replace(ended, seconds=seconds))
+
+    def _write(self, ended: Ended) -> None:
+        sweep = self.sweep
+        record = sweep.ledger.final(ended)
+        self._written.add(ended.trial.id)
+        self.num_ended += 1
+        self.num_failed += ended.status == FAILED
+        self._last_error = ended.error or self._last_error
+        remove_folder(sweep.checkpoints / ended.trial.id)
+        self._keep_best(record)
+        sweep.view.trial_ended(record, self.best, self.num_ended + self.num_reused)
+
+    def _keep_best(self, record: TrialRecord) -> None:
+        """Of all models only the best trial's stays: of those that went to their end; of cut ones
+        only if there is none.
+        """
+        best = self.best
+        if record.status in (FINISHED, CUT) and record.score is not None:
+            ranks = {CUT: 0, FINISHED: 1}
+            if best is None or ranks[record.status] > ranks[best.status]:
+                self.best = record
+            elif ranks[record.status] == ranks[best.status] and best.score is not None:
+                self.best = record if better(record.score, best.score, self.sweep.goal) else best
+        for loser in {record.id, best.id if best else record.id} - {getattr(self.best, "id", "")}:
+            remove_folder(self.sweep.models / loser, DESCRIPTION)
+
+    @property
+    def _stall_seconds(self) -> float:
+        return self.sweep.plan.job.spec.limits.stall_minutes * 60
+
+    def _last_moved(self) -> float:
+        """When a trial last reported here, or wrote to its own metric file."""
+        if time.time() - self._moved > self._stall_seconds:
+            files = self.sweep.metrics_folder.glob("trial-*.jsonl")
+            self._moved = max([self._moved, *(path.stat().st_mtime for path in files)])
+        return self._moved

@@ -10,6 +10,7 @@ from heliostat.plan.memory import format_bytes
 from heliostat.plan.pipeline import MicroBatches
 from heliostat.plan.plan import Plan
 from heliostat.plan.size import NetworkSize
+from heliostat.spec.tune import Scheduler
 
 KEY_WIDTH = 10
 
@@ -143,12 +144,16 @@ def _readers(plan: Plan) -> str:
 def _sweep(plan: Plan) -> Iterator[tuple[str, str]]:
     tune = plan.job.spec.tune
     assert tune is not None
-    scheduler = "no scheduler" if not plan.rungs else f"{tune.scheduler.name}, rungs "
+    scheduler = "no scheduler" if not plan.rungs else f"{_scheduler(tune.scheduler)}, rungs "
     rungs = ", ".join(str(rung) for rung in plan.rungs)
     keys = ", ".join(tune.space)
-    yield "sweep", f"{len(plan.trials)} trials by {tune.search} over {keys}; {scheduler}{rungs}"
-    if tune.trials is not None and len(plan.trials) < tune.trials:
-        yield "", f"the space holds only {len(plan.trials)} different points of {tune.trials} asked"
+    yield "sweep", f"{plan.num_trials} trials by {tune.search} over {keys}; {scheduler}{rungs}"
+    if tune.trials is not None and plan.num_trials < tune.trials:
+        yield "", f"the space holds only {plan.num_trials} different points of {tune.trials} asked"
+
+
+def _scheduler(scheduler: Scheduler) -> str:
+    return f"{scheduler.name} ({getattr(scheduler, 'mode', '')})"
 
 
 def _goal(plan: Plan) -> str:
@@ -157,7 +162,7 @@ def _goal(plan: Plan) -> str:
 
 def _needs(plan: Plan) -> str:
     resources = plan.job.spec.scale.resources
-    noun = "a trial" if plan.trials else "in all"
+    noun = "a trial" if plan.num_trials else "in all"
     workers = f"{plan.world.size} worker{'' if plan.world.size == 1 else 's'}"
     text = f"{_counted(plan.cpus, 'CPU')} {noun} = {workers} x {resources.cpu:g}"
     if plan.data_cpus:

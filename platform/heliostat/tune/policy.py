@@ -56,10 +56,10 @@ class Policy:
             work = self._ready.popleft()
             if not self._courses[work.trial.id].has_ended:  # another fold may have failed
                 return work
-        work = self._promoted(0) or self._new_trial()
-        if work is None and all_told and not self._has_finished:
-            work = self._promoted(1)
-        return work
+        found = self._promoted(0) or self._new_trial()
+        if found is None and all_told and not self._has_finished:
+            found = self._promoted(1)
+        return found
 
     def tell(self, outcomes: Sequence[Outcome]) -> list[Ended]:
         """Take outcomes that came at once: all are seen before any of them is judged."""
@@ -78,7 +78,11 @@ class Policy:
                 ended.append(self._ended(course, FINISHED))
             else:
                 arrived.append((course, outcome.verdict))
-                self._rule.arrived(course.rung, course.trial.index, _mean_score(course))
+                score = _mean_score(course)
+                self._rule.arrived(course.rung, course.trial.index, score)
+                self._search.told(
+                    Observation(course.trial.config, score, outcome.progress, is_whole=False)
+                )
         for course, known in arrived:
             verdict = self._rule.verdict(course.rung, course.trial.index)
             if verdict == WAITS:

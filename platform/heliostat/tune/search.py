@@ -69,75 +69,74 @@ class TpeSearch:
         import optuna  # half a second of import, which other searches do without
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna = optuna
-        self._space, self._seed, self._num_trials = tune.space, seed, tune.trials or 0
-        self._study = optuna.create_study(direction="maximize" if goal == "max" else "minimize")
-        self._asked: dict[str, Any] = {}
-        self._num_told = 0
-        for observation in earlier:
-            if self._fits(observation.config):
-                self._enter(observation.config)
-                self.told(observation)
-        self._asked.clear()  # what was tried elsewhere may be tried here
+        self._optuna, self._space, self._seed = optuna, tune.space, seed
+        self._num_trials = tune.trials or 0
+        self._direction: Any = "maximize" if goal == "max" else "minimize"
+        self._distributions = {k: _distribution(optuna, d) for k, d in tune.space.items()}
+        self._issued: dict[str, Any] = {}  # what the estimator knows of each, by identity
+        self._earlier = [self._seen(o) for o in earlier if self._fits(o.config)]
+        self._told: set[str] = set()
 
     def configuration(self, index: int) -> Configuration | None:
         """See `Search`."""
         if index >= self._num_trials:
             return None
-        if self._num_told >= STARTUP_TRIALS:
-            for attempt in range(MAX_SUGGESTIONS):
-                if (found := self._suggested(index, attempt)) is not None:
-                    return found
-        for attempt in range(MAX_REDRAWS):
-            drawn = drawn_configuration(self._space, self._seed, index, attempt)
-            if identity_of(drawn) not in self._asked:
-                return self._enter(drawn)
-        return None
+        found = self._suggested(index) or self._drawn(index)
+        if found is not None:
+            states = self._optuna.trial.TrialState
+            self._issued[identity_of(found)] = self._frozen(found, state=states.RUNNING)
+        return found
 
     def told(self, observation: Observation) -> None:
         """See `Search`."""
-        trial = self._asked.get(identity_of(observation.config))
-        if trial is None:
-            return
-        self._num_told += 1
+        identity = identity_of(observation.config)
+        if identity in self._issued:
+            self._told.add(identity)
+            self._issued[identity] = self._seen(observation)
+
+    def _suggested(self, index: int) -> Configuration | None:
+        """A draw by the estimator that was not tried before, once it knows enough."""
+        if len(self._earlier) + len(self._told) < STARTUP_TRIALS:
+            return None
+        study = self._optuna.create_study(direction=self._direction)
+        study.add_trials([*self._earlier, *self._issued.values()])
+        for attempt in range(MAX_SUGGESTIONS):
+            sampler_seed = int(uniform(self._seed, "tpe", index, attempt) * 2**32)
+            study.sampler = self._optuna.samplers.TPESampler(seed=sampler_seed)
+            trial = study.ask()
+            config: Configuration = {}
+            for key, dimension in self._space.items():
+                if is_active(dimension, config):
+                    config[key] = _suggestion(trial, key, dimension)
+            if identity_of(config) not in self._issued:
+                return config
+            study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        return None
+
+    def _drawn(self, index: int) -> Configuration | None:
+        """Random search's draw for the trial."""
+        for attempt in range(MAX_REDRAWS):
+            drawn = drawn_configuration(self._space, self._seed, index, attempt)
+            if identity_of(drawn) not in self._issued:
+                return drawn
+        return None
+
+    def _seen(self, observation: Observation) -> Any:
+        """An observation as the estimator takes it: one that was cut ranks by how far it came."""
         states = self._optuna.trial.TrialState
         if not math.isfinite(observation.score):
-            self._study.tell(trial, state=states.FAIL)
-        elif observation.is_whole:
-            self._study.tell(trial, observation.score)
-        else:
-            trial.report(observation.score, observation.progress)
-            self._study.tell(trial, state=states.PRUNED)
+            return self._frozen(observation.config, state=states.FAIL)
+        if observation.is_whole:
+            return self._frozen(observation.config, value=observation.score)
+        steps = {observation.progress: observation.score}
+        return self._frozen(observation.config, state=states.PRUNED, intermediate_values=steps)
 
-    def _suggested(self, index: int, attempt: int) -> Configuration | None:
-        """A draw by the estimator; None if it was tried before."""
-        sampler_seed = int(uniform(self._seed, "tpe", index, attempt) * 2**32)
-        self._study.sampler = self._optuna.samplers.TPESampler(seed=sampler_seed)
-        trial = self._study.ask()
-        config = self._drawn(trial)
-        identity = identity_of(config)
-        if identity in self._asked:
-            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-            return None
-        self._asked[identity] = trial
-        return config
-
-    def _enter(self, config: Configuration) -> Configuration:
-        """Make the study draw a configuration that was chosen elsewhere."""
-        self._study.enqueue_trial(
-            {key: _code(self._space[key], value) for key, value in config.items()}
+    def _frozen(self, config: Configuration, **told: Any) -> Any:
+        return self._optuna.trial.create_trial(
+            params={key: _code(self._space[key], value) for key, value in config.items()},
+            distributions={key: self._distributions[key] for key in config},
+            **told,
         )
-        trial = self._study.ask()
-        self._drawn(trial)
-        self._asked[identity_of(config)] = trial
-        return config
-
-    def _drawn(self, trial: Any) -> Configuration:
-        config: Configuration = {}
-        for key, dimension in self._space.items():
-            if is_active(dimension, config):
-                config[key] = _drawn_value(trial, key, dimension)
-        return config
 
     def _fits(self, config: Configuration) -> bool:
         active = [key for key, dimension in self._space.items() if is_active(dimension, config)]
@@ -151,7 +150,17 @@ def within(space: Mapping[str, Dimension], config: Configuration) -> Configurati
     return {k: v for k, v in config.items() if k in space and _holds(space[k], v)}
 
 
-def _drawn_value(trial: Any, key: str, dimension: Dimension) -> Any:
+def _distribution(optuna: Any, dimension: Dimension) -> Any:
+    kinds = optuna.distributions
+    if isinstance(dimension, Choice):
+        return kinds.CategoricalDistribution(range(len(dimension.values)))
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if dimension.whole:
+        return kinds.IntDistribution(low, high, log=dimension.log, step=int(step or 1))
+    return kinds.FloatDistribution(low, high, log=dimension.log, step=step)
+
+
+def _suggestion(trial: Any, key: str, dimension: Dimension) -> Any:
     if isinstance(dimension, Choice):
         return dimension.values[trial.suggest_categorical(key, range(len(dimension.values)))]
     low, high, step = dimension.low, dimension.high, dimension.step

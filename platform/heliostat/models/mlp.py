@@ -34,7 +34,7 @@ class CategoryEmbeddings(nn.Module):
     def forward(self, categories: Tensor) -> Tensor:
         """[rows, categories] codes to [rows, width]."""
         vectors = [table(categories[:, i]) for i, table in enumerate(self.tables)]
-        return torch.cat(vectors, 1)
+        return torch.cat(vectors, -1)
 
 
 class TokenEmbeddings(nn.Module):
@@ -47,7 +47,7 @@ class TokenEmbeddings(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[rows, tokens] codes to [rows, width]."""
-        total: Tensor = self.table(tokens).sum(1)
+        total: Tensor = self.table(tokens).sum(-2)
         return total / (tokens > 0).sum(1, keepdim=True).clamp(min=1)
 
 
@@ -99,7 +99,7 @@ class Mlp(nn.Module):
         if self.embeddings is not None:
             parts.append(self.embeddings(codes))
         parts += [text(tokens) for text, tokens in zip(self.texts, texts, strict=True)]
-        return torch.cat(parts, 1)
+        return torch.cat(parts, -1)
 
     def transform(self, x: Tensor, categories: Tensor) -> Tensor:
         """The blocks, one after another."""

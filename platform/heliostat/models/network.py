@@ -73,8 +73,13 @@ class NetworkPredictor:
         output = self.module(
             torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device),
             torch.from_numpy(np.ascontiguousarray(categories)).to(self.device, torch.int64),
-        ).double()
-        result: Tensor = output.softmax(1) if self.shape.num_outputs > 1 else output[:, 0]
+        )
+        return self.squashed(output)
+
+    def squashed(self, output: Tensor) -> Scores:
+        """Scores from what the module gives: [..., outputs] to [...] or [..., classes]."""
+        output = output.double()
+        result: Tensor = output.softmax(-1) if self.shape.num_outputs > 1 else output[..., 0]
         if self.shape.task == "binary":
             result = result.sigmoid()
         elif self.shape.link == "log":

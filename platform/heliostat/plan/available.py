@@ -50,8 +50,6 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
     spec = job.spec
-    if spec.tune is not None and spec.tune.fuse:
-        yield "tune.fuse", "fused trials are"
     if isinstance(spec.cluster, dict):
         yield "cluster", "a cluster written into the job file is"
     for key in ("mlflow", "register"):

@@ -31,6 +31,7 @@ def consistency_problems(job: Job) -> list[Problem]:
         _validation,
         _split,
         _limits,
+        _tune,
         _code,
         stream_problems,
     )
@@ -299,6 +300,17 @@ def _validation(job: Job) -> Iterator[Problem]:
         )
     if job.spec.tune is not None:
         yield job.problem("tune", "compares trials on validation rows, and `data.split` keeps none")
+
+
+def _tune(job: Job) -> Iterator[Problem]:
+    tune = job.spec.tune
+    if tune is not None and tune.fuse and tune.deterministic:
+        what = (
+            "a fused trial equals itself alone within rounding, not bit for bit, and so might not"
+        )
+        yield job.problem(
+            "tune.fuse", f"{what} lead to the same decisions", "leave one of them out"
+        )
 
 
 def _split(job: Job) -> Iterator[Problem]:

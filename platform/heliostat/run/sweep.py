@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -12,6 +12,7 @@ from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.text import keep_tokenizers
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
+from heliostat.plan.fuse import fuse_key, why_not_fused
 from heliostat.plan.plan import Plan
 from heliostat.plan.space import Configuration
 from heliostat.run.board import SweepBoard
@@ -32,6 +33,9 @@ from heliostat.tune.lanes import run_sweep
 from heliostat.tune.ledger import Ledger, TrialRecord
 from heliostat.tune.sweep import Sweep, is_paced
 from heliostat.tune.work import CUT, FINISHED, Trial, Work
+
+if TYPE_CHECKING:
+    from heliostat.train.cohort_size import CohortSize
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def tune_job(
         models=trials.models,
         checkpoints=trials.checkpoints,
         metrics_folder=folder.metrics,
+        cohort=_cohort(plan, trials, ledger, record),
+        fuse_key=trials.fuse_key,
         group=_group(plan),
         concurrency=trials_at_once(plan, cluster),
         stop_requested=watch.stop_requested,
@@ -88,6 +94,35 @@ def tune_job(
     own = [r for r in ledger.records.values() if r.run == folder.reference]
     busy = sum(record.seconds for record in own)
     return SweepOutcome(best, metrics, details, keeper.num_ended, keeper.num_reused, busy)
+
+
+def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord) -> int:
+    """How many trials train as one stacked model, which a first one's steps tell."""
+    tune, scale = plan.job.spec.tune, plan.job.spec.scale
+    assert tune is not None
+    if not tune.fuse:
+        return 1
+    config = plan.trials[0] if plan.trials else {}
+    first = Work(Trial("measured", 0, dict(config)), trials.folds[0])
+    reason = why_not_fused(trials.assignment(first).spec)
+    if reason is not None:
+        told, size = f"trained one by one: {reason}", 1
+    else:
+        needs = {"num_cpus": scale.resources.cpu, "num_gpus": scale.resources.gpu}
+        measured = ray.get(
+            _measured.options(**needs).remote(trials.assignment(first), plan.num_trials)
+        )
+        told, size = measured.why, measured.size
+    record.console.line(f"fuse      {told}")
+    ledger.tell({"fuse": told})
+    return size
+
+
+@ray.remote  # type: ignore[untyped-decorator]
+def _measured(assignment: Assignment, most: int) -> CohortSize:
+    from heliostat.train.cohort_size import measured_cohort  # torch
+
+    return measured_cohort(assignment, most)
 
 
 def _num_known(plan: Plan, trials: Trials, ledger: Ledger) -> int:
@@ -156,6 +191,11 @@ class Trials:
         """The trial's id."""
         job = self._plan.job.replace(config)
         return trial_id(job.spec, self._base.data_digest, self._base.code_digest)
+
+    def fuse_key(self, work: Work) -> object:
+        """Equal for works that can train as one stacked model."""
+        key = fuse_key(self._plan.job.replace(work.trial.config).spec)
+        return None if key is None else (key, work.fold, work.until)
 
     def assignment(self, work: Work) -> Assignment:
         """What a lane is told to train."""

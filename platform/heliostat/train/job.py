@@ -44,7 +44,7 @@ def training(
     started = time.perf_counter()
     data = open_data(assignment)
     opened = time.perf_counter()
-    checkpoints = _checkpoints(assignment, world)
+    checkpoints = checkpoints_of(assignment, world)
     family = assignment.spec.model.family
     # Each family brings a library that takes seconds to import; a worker needs only its own.
     if family == "network":
@@ -66,7 +66,8 @@ def training(
         yield event
 
 
-def _checkpoints(assignment: Assignment, world: World) -> Checkpoints:
+def checkpoints_of(assignment: Assignment, world: World) -> Checkpoints:
+    """Where a training keeps its checkpoints."""
     place = assignment.place
     if place is None:
         return ScratchCheckpoints()

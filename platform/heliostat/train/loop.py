@@ -266,7 +266,7 @@ class _Loop:
         best: bool,
         due: bool,
     ) -> Committed:
-        self.checkpoints.save(manifest, partial(_write, files), best, due)
+        self.checkpoints.save(manifest, partial(write_tensors, files), best, due)
         return Committed(int(manifest["step"]), best)
 
     def _manifest(self) -> dict[str, Any]:
@@ -288,9 +288,10 @@ class _Loop:
         return {WEIGHTS: cpu_state(model), OPTIMIZER: optimizer_tensors(self.task.optimizer, model)}
 
 
-def _write(files: Mapping[str, dict[str, Tensor]], folder: Path) -> None:
+def write_tensors(files: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
+    """Write a checkpoint's files into `folder`."""
     for name, tensors in files.items():
-        save_file(tensors, str(folder / name))
+        save_file(dict(tensors), str(folder / name))
 
 
 def peak_memory_bytes(device: str) -> int:

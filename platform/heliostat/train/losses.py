@@ -28,15 +28,20 @@ def loss_sum(spec: LossSpec, task: str) -> LossSum:
 
     `outputs` is [rows, outputs] before any squashing; `targets` and `weights` [rows].
     """
-    name = AUTO[task] if spec.name == "auto" else spec.name
-    if name == "focal":
-        name = f"{task}_focal"
-    loss = partial(LOSSES[name], spec)
+    loss = row_losses(spec, task)
     if task == "language":  # a target and a weight for each token, not each row
         return lambda outputs, targets, weights: (
             loss(outputs.float().flatten(0, 1), targets.flatten()) @ weights.flatten()
         )
     return lambda outputs, targets, weights: loss(outputs.float(), targets) @ weights
+
+
+def row_losses(spec: LossSpec, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of each row: (outputs, targets) -> [rows]."""
+    name = AUTO[task] if spec.name == "auto" else spec.name
+    if name == "focal":
+        name = f"{task}_focal"
+    return partial(LOSSES[name], spec)
 
 
 def _mse(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def train_network(
     assert isinstance(spec.model, NetworkModel)
     keep_freed_memory()
     torch.set_num_threads(max(1, int(spec.scale.resources.cpu)))
-    device = _device(spec.scale.resources.gpu)
+    device = device_of(spec.scale.resources.gpu)
     torch.manual_seed(spec.seed)
     randomness = Randomness(spec.seed)
     code = assignment.code_folder
@@ -126,7 +126,7 @@ def _task(
         replica=learner.replica,
         optimizer=build_optimizer(spec.train.optimizer, model),
         loss_sum=loss_sum(spec.train.loss, spec.data.task),
-        batches=partial(_tensors, batches, learner.predictor.device),
+        batches=partial(tensor_batches, batches, learner.predictor.device),
         rate=lambda step, progress: rate_factor(schedule, step, num_steps, progress.num_drops),
         plateau=schedule.patience,
         evaluate=lambda: validation_metrics(spec, data, learner.current(), world),
@@ -155,12 +155,8 @@ def _task(
 
 def _batches(assignment: Assignment, data: OpenData, world: World, num_steps: int) -> Batches:
     spec, facts = assignment.spec, data.prepared.stream
-    if texts := data.sequences.get("train"):
-        rows, size = np.arange(texts.num_sequences), spec.train.batch_size
-        return EpochBatches(texts, rows, size, spec.seed, world.rank, world.size)
     if facts is None:
-        rows, size = data.rows("train"), spec.train.batch_size
-        return EpochBatches(data.reader, rows, size, spec.seed, world.rank, world.size)
+        return epoch_batches(assignment, data, world)
     from heliostat.data.stream import StreamBatches
     from heliostat.data.windows import WindowOrder, WindowReader
 
@@ -170,7 +166,19 @@ def _batches(assignment: Assignment, data: OpenData, world: World, num_steps: in
     return StreamBatches(reader, world, num_steps, spec.limits.start_minutes * 60)
 
 
-def _tensors(batches: Batches, device: torch.device | str, first: int) -> Iterator[TensorBatch]:
+def epoch_batches(assignment: Assignment, data: OpenData, world: World) -> EpochBatches:
+    """The batches of a prepared copy, in an order of each epoch's own."""
+    seed, size = assignment.spec.seed, assignment.spec.train.batch_size
+    if texts := data.sequences.get("train"):
+        rows = np.arange(texts.num_sequences)
+        return EpochBatches(texts, rows, size, seed, world.rank, world.size)
+    return EpochBatches(data.reader, data.rows("train"), size, seed, world.rank, world.size)
+
+
+def tensor_batches(
+    batches: Batches, device: torch.device | str, first: int
+) -> Iterator[TensorBatch]:
+    """The batches on a device, from number `first` on."""
     for batch in batches(first):
         yield TensorBatch(
             _tensor(batch.own.inputs.numbers, device),
@@ -193,5 +201,6 @@ def _tensor(values: npt.NDArray[Any], device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _device(gpus: float) -> torch.device:
+def device_of(gpus: float) -> torch.device:
+    """Where a model trains."""
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")

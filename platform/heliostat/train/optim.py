@@ -23,7 +23,7 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimi
     for name, parameter in trained:
         # One fused step takes tensors that are cut alike.
         cut = (type(parameter), getattr(parameter, "device_mesh", None))
-        by_settings.setdefault((*_settings(spec, name, parameter), *cut), []).append(parameter)
+        by_settings.setdefault((*settings_of(spec, name, parameter), *cut), []).append(parameter)
     groups = [
         {"params": parameters, "lr": rate, "weight_decay": decay}
         for (rate, decay, *_), parameters in by_settings.items()
@@ -52,7 +52,8 @@ def check_patterns(spec: OptimizerSpec, model: nn.Module) -> None:
             )
 
 
-def _settings(spec: OptimizerSpec, name: str, parameter: nn.Parameter) -> tuple[float, float]:
+def settings_of(spec: OptimizerSpec, name: str, parameter: Tensor) -> tuple[float, float]:
+    """Learning rate and weight decay of a parameter."""
     own = next((s for p, s in spec.parameters.items() if fnmatchcase(name, p)), ParameterSpec())
     usual = spec.weight_decay if parameter.ndim > 1 else 0.0
     rate = spec.learning_rate if own.learning_rate is None else own.learning_rate

@@ -98,21 +98,28 @@ def final_metrics(
     spec: JobSpec, data: OpenData, predictor: Predictor, world: World, sides: Sequence[str] = SIDES
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """All metrics of the task on each side that has rows, and what the report draws."""
-    metrics, details = {}, {}
+    metrics: dict[str, dict[str, float]] = {}
+    details: dict[str, Any] = {}
     for side in sides:
         if data.sequences and len(data.rows(side)):
             metrics[side] = text_metrics(data, side, predictor, world)
         elif len(data.rows(side)):
             scores = side_scores(data, side, predictor, world)
-            target = data.reader.targets(data.rows(side))
-            weights = data.reader.weights(data.rows(side))
-            metrics[side] = compute_metrics(
-                spec.data.task, metrics_of(spec.data.task), target, scores, weights
-            )
-            details[side] = picture(spec.data.task, target, scores, data.encoder.target.classes)
-            if side == "validation":
-                error = standard_error(spec, target, scores, weights)
-                details[side] = {**details[side], "standard_error": error}
+            metrics[side], details[side] = side_metrics(spec, data, side, scores)
+    return metrics, details
+
+
+def side_metrics(
+    spec: JobSpec, data: OpenData, side: str, scores: Scores
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """All metrics of the task from the scores of every row of a side, and what is drawn of them."""
+    rows = data.rows(side)
+    target, weights = data.reader.targets(rows), data.reader.weights(rows)
+    names = metrics_of(spec.data.task)
+    metrics = compute_metrics(spec.data.task, names, target, scores, weights)
+    details = dict(picture(spec.data.task, target, scores, data.encoder.target.classes))
+    if side == "validation":
+        details["standard_error"] = standard_error(spec, target, scores, weights)
     return metrics, details
 
 

@@ -23,6 +23,7 @@ from heliostat.tune.policy import Policy
 from heliostat.tune.sweep import Sweep
 from heliostat.tune.work import CUT, FAILED, FINISHED, PAUSED, Ended, Outcome, Work
 
+MOST_HELD = 256
 LAG_PER_LANE = 2  # decisions in order wait for stragglers, but not for the very next outcome
 
 
@@ -41,9 +42,10 @@ class Keeper:
         )  # fmt: skip
         self._desk = Desk(policy, self._known, self._trial_ended, lag)
         self._running: dict[int, Order] = {}
+        self._held: deque[Work] = deque()  # begun at the desk, but of another cohort's shape
         self._again: deque[Order] = deque()
         self._alone: deque[Order] = deque()
-        self._deaths: Counter[tuple[Task, ...]] = Counter()
+        self._deaths: Counter[tuple[str, ...]] = Counter()
         self._written: set[str] = set()
         self._num_orders = 0
         self.num_failed = self.num_ended = self.num_reused = 0
@@ -55,7 +57,7 @@ class Keeper:
     @property
     def is_over(self) -> bool:
         """Whether every trial has ended."""
-        return self._desk.is_closed and not self._running
+        return self._desk.is_closed and not (self._running or self._held)
 
     def next_order(self) -> Order | None:
         """What a free lane begins now; None: nothing, or not yet."""
@@ -65,8 +67,8 @@ class Keeper:
             return None if self._running else self._begin(self._alone.popleft().tasks)
         if self._again:
             return self._begin(self._again.popleft().tasks)
-        work = self._desk.next()
-        return None if work is None else self._begin((self._task(work),))
+        works = self._gathered()
+        return self._begin(tuple(self._task(work) for work in works)) if works else None
 
     def paused(self, number: int, answers: Sequence[Answer]) -> bool:
         """An order waits in its lane at a rung. Whether it goes on there."""
@@ -88,7 +90,7 @@ class Keeper:
         if order is None:
             return  # cut a moment ago
         if any(answer.out_of_memory for answer in answers) and self._may_come_back(order):
-            self._alone.append(order)
+            self._with_more_memory(order)
             return
         self._take(order, answers)
 
@@ -102,7 +104,10 @@ class Keeper:
         self._moved = time.time()
         if self._may_come_back(order):
             self.sweep.view.noted(f"trial {order.tasks[0].work.trial.index}: {error}; once more")
-            (self._alone if out_of_memory else self._again).append(order)
+            if out_of_memory:
+                self._with_more_memory(order)
+            else:
+                self._again.append(order)
             return
         self._take(order, [Answer(FAILED, error=error) for _ in order.tasks])
 
@@ -143,6 +148,39 @@ class Keeper:
         if not self.is_over:
             raise InterruptedRunError(f"only {done} ended")
 
+    def _gathered(self) -> list[Work]:
+        """The next work, and those that can train together with it: as many as leave the other
+        lanes their share.
+        """
+        work = self._held.popleft() if self._held else self._desk.next()
+        if work is None:
+            return []
+        sweep, works = self.sweep, [work]
+        key = sweep.fuse_key(work) if sweep.cohort > 1 else None
+        if key is None:
+            return works
+        ended = self.num_ended + self.num_reused
+        beside = sum(len(order.tasks) for order in self._running.values())
+        left = sweep.plan.num_trials * len(sweep.folds) - ended - beside
+        free = sweep.concurrency - len(self._running)
+        size = min(sweep.cohort, max(1, -(-left // free)))
+        held, self._held = self._held, deque()
+        while len(works) < size and len(self._held) < MOST_HELD:
+            other = held.popleft() if held else self._desk.next()
+            if other is None:
+                break
+            (works if sweep.fuse_key(other) == key else self._held).append(other)
+        self._held.extend(held)
+        return works
+
+    def _with_more_memory(self, order: Order) -> None:
+        """Memory ran out: half of a cohort has more; one trial has more when it is alone."""
+        half = len(order.tasks) // 2
+        if half:
+            self._again.extend(Order(0, part) for part in (order.tasks[:half], order.tasks[half:]))
+        else:
+            self._alone.append(order)
+
     def _begin(self, tasks: tuple[Task, ...]) -> Order:
         self._num_orders += 1
         order = self._running[self._num_orders] = Order(self._num_orders, tasks)
@@ -163,8 +201,9 @@ class Keeper:
         return Task(work, self.sweep.assign(work), here)
 
     def _may_come_back(self, order: Order) -> bool:
-        self._deaths[order.tasks] += 1
-        return self._deaths[order.tasks] <= self.sweep.plan.job.spec.limits.failures
+        names = tuple(task.name for task in order.tasks)
+        self._deaths[names] += 1
+        return self._deaths[names] <= self.sweep.plan.job.spec.limits.failures
 
     def _take(self, order: Order, answers: Sequence[Answer]) -> None:
         self._moved = time.time()

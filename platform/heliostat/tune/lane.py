@@ -56,12 +56,9 @@ class Lane(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Work to the next rung or to the end."""
-        answers = [course.advance() for course in self._courses]
-        waits = [
-            answer.status == PAUSED and course.waits
-            for answer, course in zip(answers, self._courses, strict=True)
-        ]
-        return {"done": not all(waits), "answers": answers_text(answers)}
+        answers = self._course.advance()
+        waits = self._course.waits and answers[0].status == PAUSED
+        return {"done": not waits, "answers": answers_text(answers)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Checkpoints of trials are ours, not Tune's."""
@@ -71,65 +68,79 @@ class Lane(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """End what is still open."""
-        for course in self._courses:
-            course.close()
+        self._course.close()
 
     def _begin(self, order: Order) -> None:
-        self._courses = [Course(task, self._context) for task in order.tasks]
+        self._course = Course(order, self._context)
 
 
 class Course:
-    """One task on its way."""
+    """An order on its way."""
 
-    def __init__(self, task: Task, context: LaneContext) -> None:
-        self._task = task
-        self._events = task_events(task.assignment, context.group)
-        self._score, self._progress = float("nan"), 0
-        self._metrics: Mapping[str, Any] = {}
-        self._rungs = list(task.rungs)
-        self._curve = Curve(context.metrics_folder, task)
+    def __init__(self, order: Order, context: LaneContext) -> None:
+        self._tellers = [Teller(task, context.metrics_folder) for task in order.tasks]
+        self._events = order_events(order, context.group)
+        self.waits = bool(order.tasks[0].rungs)
 
-    @property
-    def waits(self) -> bool:
-        """Whether it stays here until it hears of its rung's verdict."""
-        return bool(self._task.rungs)
-
-    def advance(self) -> Answer:
+    def advance(self) -> list[Answer]:
         """Train to where it pauses, or to the end."""
         started = time.monotonic()
+        trouble: dict[str, Any] = {"error": "the trial ended without a result"}
         try:
-            answer = self._to_next_rung()
+            self._to_next_pause()
         except HeliostatError as error:
-            answer = {"status": FAILED, "error": str(error)}
+            trouble = {"error": str(error)}
         except Exception as error:  # Tune would tell its type but not its text
-            answer = {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-            answer["out_of_memory"] = "OutOfMemory" in type(error).__name__
-        finally:
-            self._curve.flush()
-        told: dict[str, Any] = {"score": self._score, "progress": self._progress}
-        told["metrics"] = self._metrics
-        return Answer(**(told | answer), seconds=time.monotonic() - started)
+            out_of_memory = "OutOfMemory" in type(error).__name__
+            text = f"{type(error).__name__}: {error}"
+            trouble = {"error": text, "out_of_memory": out_of_memory}
+        # Time that several share is shared among them.
+        seconds = (time.monotonic() - started) / len(self._tellers)
+        return [teller.answer(seconds, trouble) for teller in self._tellers]
 
     def close(self) -> None:
         """End what is still open."""
         self._events.close()
 
-    def _to_next_rung(self) -> dict[str, Any]:
-        for event in self._events:
-            self._curve.keep(event)
-            if isinstance(event, Failed):
-                return {"status": FAILED, "error": event.message}
-            if isinstance(event, Finished):
-                return _finished(event)
-            if isinstance(event, Stopped):
-                return {"status": PAUSED}
-            if isinstance(event, Validated):
-                self._score, self._progress = event.score, event.progress
-                self._metrics = event.metrics
-                if self._rungs and self._rungs[0] <= event.progress:
-                    self._rungs.pop(0)
-                    return {"status": PAUSED}
-        return {"status": FAILED, "error": "the trial ended without a result"}
+    def _to_next_pause(self) -> None:
+        for place, event in self._events:
+            if self._tellers[place].hear(event) and self.waits:
+                return
+
+
+class Teller:
+    """Hears what one task's training tells, keeps its curve, and sums it up."""
+
+    def __init__(self, task: Task, metrics_folder: str) -> None:
+        self._curve = Curve(metrics_folder, task)
+        self._rungs = list(task.rungs)
+        self._known: dict[str, Any] = {}
+        self._end: dict[str, Any] | None = None
+
+    def hear(self, event: Event) -> bool:
+        """Take an event; whether the task has come to a rung."""
+        self._curve.keep(event)
+        if isinstance(event, Failed):
+            self._end = {"status": FAILED, "error": event.message}
+        elif isinstance(event, Finished):
+            self._end = _finished(event)
+        elif isinstance(event, Stopped):
+            self._end = {"status": PAUSED}
+        elif isinstance(event, Validated):
+            self._known = {
+                "score": event.score, "progress": event.progress, "metrics": event.metrics
+            }  # fmt: skip
+            if self._rungs and self._rungs[0] <= event.progress:
+                self._rungs.pop(0)
+                self._end = {"status": PAUSED}
+                return True
+        return False
+
+    def answer(self, seconds: float, trouble: Mapping[str, Any]) -> Answer:
+        """What has come of the task since the last answer."""
+        self._curve.flush()
+        end, self._end = self._end or {"status": FAILED, **trouble}, None
+        return Answer(**(self._known | end), seconds=seconds)
 
 
 def _finished(event: Finished) -> dict[str, Any]:
@@ -173,12 +184,23 @@ class Curve:
         self._text += json.dumps(finite({**row, **self._labels})) + "\n"
 
 
-def task_events(assignment: Assignment, group: GroupSpec) -> Generator[Event, None, None]:
-    """The events of a training in this process, or in several beside it."""
-    if group.size > 1:
-        return _group_events(assignment, group)
-    every = assignment.spec.scale.checkpoint.every_minutes
-    return train_events(assignment, SoloWorld(), ClockControl(every, lambda: False))
+def order_events(order: Order, group: GroupSpec) -> Generator[tuple[int, Event], None, None]:
+    """The events of each task, by its place: of trainings in this process, or beside it."""
+    assignments = [task.assignment for task in order.tasks]
+    every = assignments[0].spec.scale.checkpoint.every_minutes
+    control = ClockControl(every, lambda: False)
+    if len(assignments) > 1:
+        from heliostat.train.fused import train_fused  # torch: other families do without
+
+        yield from train_fused(assignments, control)
+        return
+    events = (
+        _group_events(assignments[0], group)
+        if group.size > 1
+        else train_events(assignments[0], SoloWorld(), control)
+    )
+    for event in events:
+        yield 0, event
 
 
 def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:

@@ -70,6 +70,10 @@ class Ledger:
             self._write({"kind": "sweep", **new})
         return self.facts
 
+    def tell(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts of this run."""
+        self._write({"kind": "sweep", **facts})
+
     def outcome(self, outcome: Outcome) -> None:
         """A work has paused at its rung, or a fold has finished."""
         work = outcome.work

@@ -35,7 +35,8 @@ class SweepView(Protocol):
 class Sweep:
     """What is searched, by what, and where it lies. `identify` gives the id of a configuration,
     `assign` the training of a work; `models` keeps the model of the best trial of the name,
-    `checkpoints` those of trials on their way, `metrics_folder` the learning curves of this run.
+    `checkpoints` those of trials on their way, `metrics_folder` the learning curves of this
+    run. Up to `cohort` works with the same `fuse_key`, not None, train as one stacked model.
     """
 
     plan: Plan
@@ -47,6 +48,8 @@ class Sweep:
     models: StorePath
     checkpoints: StorePath
     metrics_folder: StorePath
+    cohort: int
+    fuse_key: Callable[[Work], object]
     group: GroupSpec
     concurrency: int
     stop_requested: Callable[[], bool]

@@ -1,0 +1,130 @@
+"""Several networks of the same shapes as one: each layer holds the weights of all, and multiplies
+them in one batched product. Inputs are [rows, ...] for all or [models, rows, ...]; outputs are
+[models, rows, ...]. Models know nothing of it (cf. HFTA: Wang et al., MLSys 2021).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heliostat.models.randomness import HashDropout, mix, row_keys_of
+
+
+def stacked(modules: Sequence[nn.Module]) -> nn.Module:
+    """The modules as one, whose parameters have the same names and one more dimension in front.
+
+    Raises:
+        TypeError: there is no stacked form of a part of them; names it.
+    """
+    first = modules[0]
+    form = FORMS.get(type(first))
+    if form is not None:
+        return form(modules)
+    if first._parameters or first._buffers:
+        raise TypeError(f"`{type(first).__name__}` has no stacked form")
+    whole = copy.copy(first)
+    whole._modules = {
+        name: stacked([module._modules[name] for module in modules])  # type: ignore[misc]
+        for name, part in first._modules.items()
+        if part is not None
+    } | {name: None for name, part in first._modules.items() if part is None}
+    return whole
+
+
+def _parameter(modules: Sequence[nn.Module], name: str) -> nn.Parameter | None:
+    values = [getattr(module, name) for module in modules]
+    if values[0] is None:
+        return None
+    return nn.Parameter(torch.stack([value.detach() for value in values]))
+
+
+class StackedLinear(nn.Module):
+    """`nn.Linear` of each model."""
+
+    def __init__(self, modules: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = _parameter(modules, "weight")
+        self.bias = _parameter(modules, "bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[models, rows, in] to [models, rows, out]."""
+        assert self.weight is not None
+        if self.bias is None:
+            return torch.bmm(x, self.weight.mT)
+        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+
+
+class StackedLayerNorm(nn.Module):
+    """`nn.LayerNorm` of each model."""
+
+    def __init__(self, modules: Sequence[nn.LayerNorm]) -> None:
+        super().__init__()
+        self.shape, self.eps = modules[0].normalized_shape, modules[0].eps
+        self.weight = _parameter(modules, "weight")
+        self.bias = _parameter(modules, "bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[models, rows, width] to the same."""
+        assert self.weight is not None and self.bias is not None
+        normal = F.layer_norm(x, self.shape, eps=self.eps)
+        return torch.addcmul(self.bias[:, None], normal, self.weight[:, None])
+
+
+class StackedEmbedding(nn.Module):
+    """`nn.Embedding` of each model, for codes that all share."""
+
+    def __init__(self, modules: Sequence[nn.Embedding]) -> None:
+        super().__init__()
+        self.padding = modules[0].padding_idx
+        self.weight = _parameter(modules, "weight")
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """[rows, ...] codes to [models, rows, ..., width]."""
+        assert self.weight is not None
+        models, _, width = self.weight.shape
+        # One table of all models' vectors side by side: a row is looked up once for all.
+        table = self.weight.transpose(0, 1).flatten(1)
+        found = F.embedding(codes, table, self.padding)
+        return found.view(*codes.shape, models, width).movedim(-2, 0)
+
+
+class StackedDropout(nn.Module):
+    """`HashDropout` of each model: the same draws for all, each with its own probability."""
+
+    columns: Tensor
+    least: Tensor
+    factor: Tensor
+
+    def __init__(self, modules: Sequence[HashDropout]) -> None:
+        super().__init__()
+        self.randomness = modules[0].randomness
+        chances = [module.probability for module in modules]
+        kept = {
+            "columns": modules[0].columns,
+            "least": torch.tensor([int(p * 2**31) for p in chances], dtype=torch.int32),
+            "factor": torch.tensor([1 / (1 - p) for p in chances], dtype=torch.float32),
+        }
+        for name, value in kept.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[models, rows, width] to the same."""
+        keys = row_keys_of(self.randomness)
+        if not self.training or keys is None:
+            return x
+        bits = mix(keys[:, None] ^ self.columns) & 0x7FFFFFFF
+        return x * (bits >= self.least[:, None, None]) * self.factor[:, None, None]
+
+
+FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    nn.Linear: StackedLinear,
+    nn.LayerNorm: StackedLayerNorm,
+    nn.Embedding: StackedEmbedding,
+    HashDropout: StackedDropout,
+}

@@ -41,6 +41,10 @@ class StackedOptimizer:
         self.rates = [spec.learning_rate for spec in specs]
         runs = self._lay_out(model)
         self._gradient = torch.zeros_like(self._weights)
+        self._gradients = [
+            self._gradient[:, columns].view(len(specs), *shape)
+            for _, columns, shape in self._layout
+        ]
         self._moments = [torch.zeros_like(self._weights) for _ in range(2)]
         limits = [math.inf if norm is None else norm for norm in clip_norms]
         self._clips = any(norm is not None for norm in clip_norms)
@@ -56,7 +60,7 @@ class StackedOptimizer:
         """One update by the gradient of `loss`, each model's rate times its factor."""
         gradients = torch.autograd.grad(loss, self._parameters)
         with torch.no_grad():
-            torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=self._gradient)
+            torch._foreach_copy_(self._gradients, list(gradients))
             if self._clips:
                 norms = torch.linalg.vector_norm(self._gradient, dim=1)
                 self._gradient.mul_((self._limits / (norms + 1e-6)).clamp(max=1.0)[:, None])

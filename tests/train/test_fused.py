@@ -1,0 +1,139 @@
+"""Fused equals separate: a stacked model trains each of its trials as if it were alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from heliostat.parallel.world import SoloWorld
+from heliostat.storage.lease import Lease
+from heliostat.train.assignment import Assignment, RunPlace
+from heliostat.train.control import NoControl
+from heliostat.train.events import Failed, Finished, Stopped, Validated
+from heliostat.train.fused import train_fused
+from heliostat.train.job import train_events
+from tests.conftest import job_text
+from tests.data.packing import plan_of, prepare_here
+
+JOB = {
+    "model": "model: {kind: mlp, hidden: [16, 16], dropout: 0.2}",
+    "train": "train: {epochs: 4, batch_size: 96, clip_norm: 0.5, early_stopping: {patience: 1}}",
+}
+TRIALS = [
+    {"train.optimizer.learning_rate": 0.003},
+    {"train.optimizer.learning_rate": 0.01, "train.schedule": {"name": "cosine"}},
+    {"train.optimizer.weight_decay": 0.5, "model.dropout": 0.5, "train.clip_norm": None},
+    {"train.schedule": {"name": "plateau", "patience": 1}, "train.early_stopping": None},
+    {"train.optimizer.learning_rate": 0.02, "train.early_stopping": {"patience": 2}},
+]
+
+
+@pytest.fixture
+def assigned(tmp_path, table, monkeypatch):
+    """Assignments of trials, each with a place of its own."""
+
+    def assign(name: str, trials=TRIALS, until: int | None = None, **parts: str):
+        job = tmp_path / "job.yaml"
+        job.write_text(job_text(table, **{**JOB, **parts}))
+        plan = plan_of(job)
+        prepared = prepare_here(plan, tmp_path / "prepared", monkeypatch)
+        lease = Lease.acquire(tmp_path / f"lease-{name}")
+        return [
+            Assignment(
+                job=plan.job.replace(trial).spec.model_dump(mode="json", by_alias=True),
+                columns=plan.columns, prepared=str(prepared.folder), data_digest="d", code=None,
+                code_digest="c", model_folder=str(tmp_path / f"{name}-{index}"), final=False,
+                until=until,
+                place=RunPlace(
+                    str(tmp_path / f"{name}-{index}-checkpoints"), str(tmp_path / f"lease-{name}"), lease.token, False
+                ),
+            )
+            for index, trial in enumerate(trials)
+        ]  # fmt: skip
+
+    return assign
+
+
+def alone(assignments):
+    return [list(train_events(a, SoloWorld(), NoControl())) for a in assignments]
+
+
+def together(assignments):
+    events: list[list] = [[] for _ in assignments]
+    for place, event in train_fused(assignments, NoControl()):
+        events[place].append(event)
+    return events
+
+
+def assert_equal(fused, separate) -> None:
+    """The same validations and the same end, with the same weights."""
+    for ours, theirs in zip(fused, separate, strict=True):
+        for kind in (Validated, Finished):
+            some, others = ([e for e in events if isinstance(e, kind)] for events in (ours, theirs))
+            assert [e.step for e in some] == [e.step for e in others]
+            for one, other in zip(some, others, strict=True):
+                assert one.progress == other.progress
+                assert one.score == pytest.approx(other.score, abs=1e-4)
+        assert ours[-1].metrics["validation"] == pytest.approx(
+            theirs[-1].metrics["validation"], abs=2e-3
+        )
+        own = ours[-1].details["validation"]["standard_error"]
+        assert own == pytest.approx(theirs[-1].details["validation"]["standard_error"], abs=1e-3)
+
+
+def assert_same_weights(fused: list[Assignment], separate: list[Assignment]) -> None:
+    for one, other in zip(fused, separate, strict=True):
+        ours, theirs = (
+            load_file(Path(a.model_folder) / "weights.safetensors") for a in (one, other)
+        )
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, abs=2e-4), name
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"train": "train: {epochs: 3, batch_size: 96, optimizer: {name: sgd, momentum: 0.5}}"},
+        {"model": "model: {kind: mlp, hidden: [16, 16], norm: none, residual: true}",
+         "train": "train: {epochs: 3, batch_size: 200, optimizer: {parameters: {'head.*': {learning_rate: 0.1}}}}"},
+    ],
+    ids=["adamw", "sgd", "patterns"],
+)  # fmt: skip
+def test_fused_equals_separate(assigned, parts):
+    trials = [{k: v for k, v in t.items() if parts == {} or "dropout" not in k} for t in TRIALS]
+    fused, separate = assigned("fused", trials, **parts), assigned("separate", trials, **parts)
+    ours, theirs = together(fused), alone(separate)
+    assert all(isinstance(events[-1], Finished) for events in ours)
+    assert_equal(ours, theirs)
+    assert_same_weights(fused, separate)
+
+
+def test_a_paused_trial_goes_on_in_any_company(assigned):
+    """Fused to epoch 2; then some go on alone, some in a new cohort: as if never touched."""
+    first = assigned("fused", until=2)
+    paused = together(first)
+    # What has come to its pause before tells its last validation again.
+    assert [type(event) for event in together(first[3:4])[0][-2:]] == [Validated, Stopped]
+    assert all(isinstance(events[-1], (Stopped, Finished)) for events in paused)
+    rest = [replace(a, until=None) for a in first]
+    again = [*alone(rest[:2]), *together(rest[2:])]
+    separate = assigned("separate")
+    for ours, theirs in zip(again, alone(separate), strict=True):
+        assert ours[-1].metrics["validation"] == pytest.approx(
+            theirs[-1].metrics["validation"], abs=2e-3
+        )
+    assert_same_weights(rest, separate)
+
+
+def test_a_trial_that_fails_does_not_touch_the_others(assigned):
+    trials = [{"train.optimizer.learning_rate": rate} for rate in (0.003, 1e30, 0.01)]
+    parts = {"train": "train: {epochs: 2, batch_size: 96, optimizer: {name: sgd}}"}
+    ours = together(assigned("fused", trials, **parts))
+    theirs = alone(assigned("separate", [trials[0], trials[2]], **parts))
+    assert isinstance(ours[1][-1], Failed) and "the training loss is" in ours[1][-1].message
+    assert_equal([ours[0], ours[2]], theirs)

@@ -83,7 +83,8 @@ class Assignment:
 @dataclass(frozen=True)
 class OpenData:
     """The assignment's data, mapped and fitted; `touched` counts what fitting changes, by what
-    it does. Texts are learned in `sequences`, of each side.
+    it does. Texts are learned in `sequences`, of each side. `derived` is what a family has made of
+    it and may use again: the next trial of the same data and process finds it there.
     """
 
     prepared: Prepared
@@ -93,6 +94,7 @@ class OpenData:
     shape: Shape
     touched: Mapping[str, int]
     sequences: Mapping[str, SequenceReader] = field(default_factory=dict)
+    derived: dict[object, Any] = field(default_factory=dict)
 
     @property
     def num_examples(self) -> int:

@@ -86,7 +86,6 @@ class _Matrices:
     validation: xgboost.QuantileDMatrix | None
     rows: npt.NDArray[np.int64]
     target: npt.NDArray[Any]
-    weights: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,8 @@ class _Trainer:
         score = base_score(self.spec.data.task, targets, data.reader.weights(data.rows("train")))
         self.parameters = parameters(self.model, data.shape, score, threads)
         self.quantum = quantum_of(self.spec.data.task, targets, weights, score)
-        self.matrices = self._build_matrices()
+        self.weights = self._weights(*self._own_targets())
+        self.matrices = self._matrices()
         self.clock = time.perf_counter()
 
     def resume(self) -> Iterator[Event]:
@@ -181,6 +181,21 @@ class _Trainer:
         early = self.spec.train.early_stopping
         return early is not None and self.progress.num_worse >= early.patience
 
+    def _own_targets(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """This rank's training rows, and their targets."""
+        train = np.asarray(self.data.rows("train"))
+        mine = train[rank_slice(len(train), self.world.rank, self.world.size)]
+        return mine, self.data.reader.targets(mine)
+
+    def _matrices(self) -> _Matrices:
+        """The quantised matrices: those of the trial before, if it cut the same rows as finely."""
+        key = ("xgboost", self.model.max_bin, self.world.rank, self.world.size)
+        if key not in self.data.derived:
+            self.data.derived.clear()  # one at a time: they are most of what a trial holds
+            self.data.derived[key] = self._build_matrices()
+        kept: _Matrices = self.data.derived[key]
+        return kept
+
     def _build_matrices(self) -> _Matrices:
         data, world = self.data, self.world
         train = np.asarray(data.rows("train"))
@@ -188,15 +203,14 @@ class _Trainer:
         count = min(REFERENCE_ROWS, len(train))
         sample = np.sort(train[np.argsort(hashes, kind="stable")[:count]])
         reference = self._matrix(reference_rows(self._features(sample), data.shape), None, None)
-        mine = train[rank_slice(len(train), world.rank, world.size)]
-        target = data.reader.targets(mine)
+        mine, target = self._own_targets()
         matrix = self._matrix(self._features(mine), target, reference)
         validation = None
         rows = np.asarray(data.rows("validation"))
         if len(rows):
             part = rows[rank_slice(len(rows), world.rank, world.size)]
             validation = self._matrix(self._features(part), data.reader.targets(part), reference)
-        return _Matrices(matrix, validation, mine, target, self._weights(mine, target))
+        return _Matrices(matrix, validation, mine, target)
 
     def _weights(
         self, rows: npt.NDArray[np.int64], target: npt.NDArray[Any]
@@ -237,7 +251,7 @@ class _Trainer:
             self.spec.data.task,
             margins,
             self.matrices.target,
-            self.matrices.weights,
+            self.weights,
             self.quantum,
         )
         if self.model.subsample < 1:

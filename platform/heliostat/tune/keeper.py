@@ -276,7 +276,9 @@ class Keeper:
             if best is None or ranks[record.status] > ranks[best.status]:
                 self.best = record
             elif ranks[record.status] == ranks[best.status] and best.score is not None:
-                self.best = record if better(record.score, best.score, self.sweep.goal) else best
+                first = record.score == best.score and record.index < best.index
+                wins = first or better(record.score, best.score, self.sweep.goal)
+                self.best = record if wins else best
         for loser in {record.id, best.id if best else record.id} - {getattr(self.best, "id", "")}:
             remove_folder(self.sweep.models / loser, DESCRIPTION)
 

@@ -1,9 +1,9 @@
 """Train XGBoost so that neither the number of workers nor an interruption changes a byte.
 
 Every rank cuts bins from the same reference sample and starts from the same base score;
-gradients lie on a grid on which their sums are exact; rows are drawn by hash. Training goes in
-segments of fixed length, each from the booster's own bytes with a seed of its own, because
-XGBoost's column sampler keeps state that no file holds.
+gradients lie on a grid on which their sums are exact; rows are drawn by hash. Where columns are
+sampled, training goes in segments of fixed length, each with a new sampler and a seed of its own:
+XGBoost's sampler keeps state that no file holds, so only a segment's begin can be resumed from.
 """
 
 from __future__ import annotations
@@ -90,10 +90,9 @@ class _Matrices:
 
 @dataclass(frozen=True)
 class _Safe:
-    """The end of the last whole segment: what the next one starts from, and what is saved."""
+    """The last round that can be resumed from, and what was known there."""
 
     round: int
-    raw: bytearray | None
     progress: Progress
     history: tuple[dict[str, Any], ...]
 
@@ -114,7 +113,10 @@ class _Trainer:
         self.until = assignment.until
         self.progress = Progress()
         self.round = 0
-        self.safe = _Safe(0, None, Progress(), ())
+        self.safe = _Safe(0, Progress(), ())
+        self.booster: xgboost.Booster | None = None
+        self.begun_from: bytearray | None = None
+        self.segment_rounds = SEGMENT_ROUNDS if _samples_columns(self.model) else 1
         self.saved_round = 0
         self.history: list[dict[str, Any]] = []
         threads = max(1, int(self.spec.scale.resources.cpu))
@@ -130,11 +132,11 @@ class _Trainer:
     def resume(self) -> Iterator[Event]:
         checkpoint, skipped = self.checkpoints.latest()
         if checkpoint is not None:
-            raw = bytearray((checkpoint.folder / BOOSTER).read_bytes())
+            self.begun_from = bytearray((checkpoint.folder / BOOSTER).read_bytes())
             self.progress = Progress.from_json(checkpoint.manifest["progress"])
             self.round = self.saved_round = checkpoint.step
             self.history = list(checkpoint.manifest["history"])
-            self.safe = _Safe(self.round, raw, self.progress, tuple(self.history))
+            self.safe = _Safe(self.round, self.progress, tuple(self.history))
             yield Resumed(self.round, tuple(skipped), tuple(self.history))
 
     def run(self) -> Iterator[Event]:
@@ -149,9 +151,8 @@ class _Trainer:
             self.round += 1
             if self.round % spec.train.validate_every == 0 or self.round == length:
                 yield from self._evaluate()
-            if self.round % SEGMENT_ROUNDS == 0:
-                raw = self.booster.save_raw("ubj")
-                self.safe = _Safe(self.round, raw, self.progress, tuple(self.history))
+            if self.round % self.segment_rounds == 0:
+                self.safe = _Safe(self.round, self.progress, tuple(self.history))
             stop, wish = self._wishes()
             validated = self.round % spec.train.validate_every == 0
             stop = (stop or (validated and self.is_at_pause)) and self.round < length
@@ -161,7 +162,7 @@ class _Trainer:
                 yield from self._commit()
                 due = False
             if stop:
-                # Only a segment's end can be resumed from; what came after it is done again.
+                # What came after the safe round is done again.
                 yield Stopped(self.safe.round)
                 return
 
@@ -173,9 +174,11 @@ class _Trainer:
     def final_booster(self) -> xgboost.Booster:
         """The booster up to its best round if the job stops early, else all of it."""
         if self.spec.train.early_stopping is None or self.progress.best_score is None:
-            return self.booster
-        best: xgboost.Booster = self.booster[: self.progress.best_step]
-        return best
+            whole = self._booster()
+        else:
+            whole = self._up_to(self.progress.best_step)
+        # One that was ever loaded writes its base score in another way: let all have been.
+        return xgboost.Booster(self.parameters, model_file=whole.save_raw("ubj"))
 
     def _exhausted(self) -> bool:
         early = self.spec.train.early_stopping
@@ -238,15 +241,35 @@ class _Trainer:
             nthread=self.parameters["nthread"],
         )
 
+    def _booster(self) -> xgboost.Booster:
+        if self.booster is None:
+            cache = [m for m in (self.matrices.train, self.matrices.validation) if m is not None]
+            own = self.parameters | {"seed": self._segment_seed()}
+            self.booster = xgboost.Booster(own, cache, model_file=self.begun_from)
+        return self.booster
+
+    def _up_to(self, num_rounds: int) -> xgboost.Booster:
+        part: xgboost.Booster = self._booster()[:num_rounds]
+        return part
+
     def _start_segment(self) -> None:
-        key = key_of(self.spec.seed, "segment", self.round)
-        own = self.parameters | {"seed": int(key >> np.uint64(33))}
-        cache = [m for m in (self.matrices.train, self.matrices.validation) if m is not None]
-        self.booster: xgboost.Booster = xgboost.Booster(own, cache, model_file=self.safe.raw)
+        """Give the booster a new column sampler, as one has that is loaded here from its bytes;
+        but keep the margins that it has at hand, which would cost a pass over all its trees.
+        """
+        if self.booster is None or self.segment_rounds == 1:
+            return
+        # Another method, then this one again: XGBoost makes its tree builders anew.
+        for method, seed in (("approx", {}), ("hist", {"seed": self._segment_seed()})):
+            self.booster.set_param({"tree_method": method, **seed})
+            self.booster.save_config()  # settings take hold only when they are needed
+
+    def _segment_seed(self) -> int:
+        begin = self.round // self.segment_rounds * self.segment_rounds
+        return int(key_of(self.spec.seed, "segment", begin) >> np.uint64(33))
 
     def _boost(self) -> None:
-        train = self.matrices.train
-        margins = self.booster.predict(train, output_margin=True, training=True)
+        train, booster = self.matrices.train, self._booster()
+        margins = booster.predict(train, output_margin=True, training=True)
         first, second = gradients(
             self.spec.data.task,
             margins,
@@ -259,7 +282,7 @@ class _Trainer:
             quantiles = (mix(self.matrices.rows.astype(np.uint64) ^ key) >> np.uint64(11)) / 2**53
             left_out = quantiles >= self.model.subsample
             first[left_out], second[left_out] = 0, 0
-        self.booster.boost(train, iteration=self.round, grad=first, hess=second)
+        booster.boost(train, iteration=self.round, grad=first, hess=second)
 
     def _evaluate(self) -> Iterator[Event]:
         yield self._kept(self._training_loss())
@@ -268,7 +291,7 @@ class _Trainer:
             return
         rows = self.data.rows("validation")
         mine = rank_slice(len(rows), self.world.rank, self.world.size)
-        part = self.booster.predict(self.matrices.validation).astype(np.float64)
+        part = self._booster().predict(self.matrices.validation).astype(np.float64)
         scores = gather(self.world, part, mine.start, len(rows))
         target = self.data.reader.targets(rows)
         metrics = compute_metrics(
@@ -289,7 +312,7 @@ class _Trainer:
         return event
 
     def _training_loss(self) -> Stepped:
-        scores = self.booster.predict(self.matrices.train).astype(np.float64)
+        scores = self._booster().predict(self.matrices.train).astype(np.float64)
         target = self.matrices.target
         if self.spec.data.task == "regression":
             losses = (scores - target) ** 2
@@ -335,5 +358,8 @@ class _Trainer:
         }
 
     def _write(self, folder: Path) -> None:
-        assert self.safe.raw is not None
-        (folder / BOOSTER).write_bytes(self.safe.raw)
+        (folder / BOOSTER).write_bytes(self._up_to(self.safe.round).save_raw("ubj"))
+
+
+def _samples_columns(model: XGBoostModel) -> bool:
+    return min(model.colsample_bytree, model.colsample_bylevel, model.colsample_bynode) < 1

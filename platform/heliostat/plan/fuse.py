@@ -1,15 +1,43 @@
-"""Which trials can be trained as one stacked model, and what keeps the others from it."""
+"""Which trials can be trained together, and what keeps the others from it: networks as one stacked
+model, ridge regressions from one Gram matrix.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from heliostat.spec.identity import digest_of, learned_part
 from heliostat.spec.job import JobSpec
-from heliostat.spec.model import MlpModel
+from heliostat.spec.model import LinearModel, MlpModel
 
 OWN_SETTINGS = ("learning_rate", "weight_decay", "momentum")  # of the optimizer: each trial's own
 OWN_KEYS = ("clip_norm", "schedule", "early_stopping")
+MOST_RIDGES = 1_024
+
+
+@dataclass(frozen=True)
+class Company:
+    """Trials with the same `key` may be trained together, up to `most` of them."""
+
+    key: object
+    most: int
+
+
+def ridge_key(spec: JobSpec) -> str | None:
+    """Equal for ridge regressions that differ in their penalty alone; None for other models."""
+    model = spec.model
+    if (
+        not isinstance(model, LinearModel)
+        or model.penalty != "l2"
+        or spec.data.task != "regression"
+    ):
+        return None
+    if spec.data.ingest == "stream":
+        return None
+    value: dict[str, Any] = learned_part(spec)
+    del value["model"]["alpha"]
+    return digest_of(value)
 
 
 def fuse_key(spec: JobSpec) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -12,7 +13,7 @@ from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.text import keep_tokenizers
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
-from heliostat.plan.fuse import fuse_key, why_not_fused
+from heliostat.plan.fuse import MOST_RIDGES, Company, fuse_key, ridge_key, why_not_fused
 from heliostat.plan.plan import Plan
 from heliostat.plan.space import Configuration
 from heliostat.run.board import SweepBoard
@@ -79,8 +80,7 @@ def tune_job(
         models=trials.models,
         checkpoints=trials.checkpoints,
         metrics_folder=folder.metrics,
-        cohort=_cohort(plan, trials, ledger, record),
-        fuse_key=trials.fuse_key,
+        company=_company(plan, trials, ledger, record),
         group=_group(plan),
         concurrency=trials_at_once(plan, cluster),
         stop_requested=watch.stop_requested,
@@ -94,6 +94,14 @@ def tune_job(
     own = [r for r in ledger.records.values() if r.run == folder.reference]
     busy = sum(record.seconds for record in own)
     return SweepOutcome(best, metrics, details, keeper.num_ended, keeper.num_reused, busy)
+
+
+def _company(
+    plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord
+) -> Callable[[Work], Company | None]:
+    if plan.job.spec.scale.num_workers > 1:
+        return lambda work: None
+    return partial(trials.company, _cohort(plan, trials, ledger, record))
 
 
 def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord) -> int:
@@ -192,10 +200,13 @@ class Trials:
         job = self._plan.job.replace(config)
         return trial_id(job.spec, self._base.data_digest, self._base.code_digest)
 
-    def fuse_key(self, work: Work) -> object:
-        """Equal for works that can train as one stacked model."""
-        key = fuse_key(self._plan.job.replace(work.trial.config).spec)
-        return None if key is None else (key, work.fold, work.until)
+    def company(self, cohort: int, work: Work) -> Company | None:
+        """Which others a work can be trained with, where a stacked model holds `cohort` trials."""
+        spec = self._plan.job.replace(work.trial.config).spec
+        key, most = (fuse_key(spec), cohort) if cohort > 1 else (None, 1)
+        if key is None:
+            key, most = ridge_key(spec), MOST_RIDGES
+        return None if key is None else Company((key, work.fold, work.until), most)
 
     def assignment(self, work: Work) -> Assignment:
         """What a lane is told to train."""

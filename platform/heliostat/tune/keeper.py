@@ -23,7 +23,7 @@ from heliostat.tune.policy import Policy
 from heliostat.tune.sweep import Sweep
 from heliostat.tune.work import CUT, FAILED, FINISHED, PAUSED, Ended, Outcome, Work
 
-MOST_HELD = 256
+MOST_HELD = 4_096
 LAG_PER_LANE = 2  # decisions in order wait for stragglers, but not for the very next outcome
 
 
@@ -156,20 +156,20 @@ class Keeper:
         if work is None:
             return []
         sweep, works = self.sweep, [work]
-        key = sweep.fuse_key(work) if sweep.cohort > 1 else None
-        if key is None:
+        company = sweep.company(work)
+        if company is None:
             return works
         ended = self.num_ended + self.num_reused
         beside = sum(len(order.tasks) for order in self._running.values())
         left = sweep.plan.num_trials * len(sweep.folds) - ended - beside
         free = sweep.concurrency - len(self._running)
-        size = min(sweep.cohort, max(1, -(-left // free)))
+        size = min(company.most, max(1, -(-left // free)))
         held, self._held = self._held, deque()
         while len(works) < size and len(self._held) < MOST_HELD:
             other = held.popleft() if held else self._desk.next()
             if other is None:
                 break
-            (works if sweep.fuse_key(other) == key else self._held).append(other)
+            (works if sweep.company(other) == company else self._held).append(other)
         self._held.extend(held)
         return works
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,9 +190,7 @@ def order_events(order: Order, group: GroupSpec) -> Generator[tuple[int, Event],
     every = assignments[0].spec.scale.checkpoint.every_minutes
     control = ClockControl(every, lambda: False)
     if len(assignments) > 1:
-        from heliostat.train.fused import train_fused  # torch: other families do without
-
-        yield from train_fused(assignments, control)
+        yield from _together(assignments, control)
         return
     events = (
         _group_events(assignments[0], group)
@@ -201,6 +199,19 @@ def order_events(order: Order, group: GroupSpec) -> Generator[tuple[int, Event],
     )
     for event in events:
         yield 0, event
+
+
+def _together(
+    assignments: Sequence[Assignment], control: ClockControl
+) -> Iterator[tuple[int, Event]]:
+    """What each family has to train several trials by; it brings its own library."""
+    if assignments[0].spec.model.family == "network":
+        from heliostat.train.fused import train_fused
+
+        return train_fused(assignments, control)
+    from heliostat.train.ridge import train_ridges
+
+    return train_ridges(assignments)
 
 
 def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:

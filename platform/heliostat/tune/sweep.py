@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from heliostat.plan.fuse import Company
 from heliostat.plan.plan import Plan
 from heliostat.plan.space import Configuration
 from heliostat.spec.metrics import Goal
@@ -36,7 +37,7 @@ class Sweep:
     """What is searched, by what, and where it lies. `identify` gives the id of a configuration,
     `assign` the training of a work; `models` keeps the model of the best trial of the name,
     `checkpoints` those of trials on their way, `metrics_folder` the learning curves of this
-    run. Up to `cohort` works with the same `fuse_key`, not None, train as one stacked model.
+    run; `company` says which works can be trained together.
     """
 
     plan: Plan
@@ -48,8 +49,7 @@ class Sweep:
     models: StorePath
     checkpoints: StorePath
     metrics_folder: StorePath
-    cohort: int
-    fuse_key: Callable[[Work], object]
+    company: Callable[[Work], Company | None]
     group: GroupSpec
     concurrency: int
     stop_requested: Callable[[], bool]

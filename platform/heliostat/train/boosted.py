@@ -32,6 +32,7 @@ from heliostat.models.boosted import (
     quantum_of,
     reference_rows,
 )
+from heliostat.models.predictor import Scores
 from heliostat.parallel.world import World, gather
 from heliostat.spec.model import XGBoostModel
 from heliostat.train.artifact import save_model
@@ -49,7 +50,7 @@ from heliostat.train.events import (
     paused_again,
 )
 from heliostat.train.metrics import compute_metrics
-from heliostat.train.scoring import evaluated_metrics, final_metrics
+from heliostat.train.scoring import evaluated_metrics, final_metrics, side_metrics
 from heliostat.train.stopping import Progress
 
 REFERENCE_ROWS = 200_000
@@ -74,7 +75,11 @@ def train_boosted(
     if world.leads:
         save_model(assignment, data, predictor)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
-    metrics, details = final_metrics(spec, data, predictor, world, sides)
+    if trainer.scores is not None and not assignment.final:
+        values, drawn = side_metrics(spec, data, "validation", trainer.scores)
+        metrics, details = {"validation": values}, {"validation": drawn}
+    else:
+        metrics, details = final_metrics(spec, data, predictor, world, sides)
     score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
     progress = predictor.booster.num_boosted_rounds()
     yield Finished(trainer.round, metrics, score, details, progress=progress)
@@ -111,6 +116,7 @@ class _Trainer:
         self.spec, self.data, self.world = assignment.spec, data, world
         self.checkpoints, self.control = checkpoints, control
         self.until = assignment.until
+        self.scores: Scores | None = None  # of the validation rows, by the rounds that are kept
         self.progress = Progress()
         self.round = 0
         self.safe = _Safe(0, Progress(), ())
@@ -304,6 +310,8 @@ class _Trainer:
         score = metrics[self.spec.objective_metric]
         self.progress = self.progress.after(score, self.round, self.spec.objective_goal)
         improved = self.progress.best_step == self.round
+        if improved or self.spec.train.early_stopping is None:
+            self.scores = scores
         yield self._kept(Validated(self.round, self.round, self.round, metrics, score, improved))
         self.clock = time.perf_counter()
 

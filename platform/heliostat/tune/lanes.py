@@ -143,7 +143,12 @@ class _Scheduler(_Unpickled, FIFOScheduler):  # type: ignore[misc]
         self._keeper = keeper
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first that waits, among the living: Tune's own looks through all that ever were."""
+        """The first that waits, among the living: Tune's own looks through all that ever were, and
+        so does its loop at each step, until they are taken off its list.
+        """
+        every = tune_controller.get_trials()
+        while every and every[0].is_finished():
+            del every[0]
         waiting = [
             t for t in tune_controller.get_live_trials() if t.status in ("PENDING", "PAUSED")
         ]

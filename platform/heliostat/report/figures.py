@@ -45,7 +45,7 @@ def curve_figure(rows: Sequence[Row], metric: str, by_trial: bool) -> str:
         axes = figure.subplots(1, len(wanted), squeeze=False)[0]
         for axis, name in zip(axes, wanted, strict=True):
             _curves(axis, rows, name, by_trial)
-        return _svg(figure, "Learning curves")
+        return svg(figure, "Learning curves")
 
 
 def _curves(axis: Axes, rows: Sequence[Row], name: str, by_trial: bool) -> None:
@@ -67,9 +67,8 @@ def _curves(axis: Axes, rows: Sequence[Row], name: str, by_trial: bool) -> None:
 
 def trial_figure(trials: Sequence[Row], objective: Mapping[str, Any]) -> str:
     """Every searched key against the objective; cut trials are hollow."""
-    keys = [
-        key for key in trials[0]["config"] if _is_numeric(trials, key) or _few_values(trials, key)
-    ]
+    searched = dict.fromkeys(key for trial in trials for key in trial["config"])
+    keys = [key for key in searched if _is_numeric(trials, key) or _few_values(trials, key)]
     if not keys:
         return ""
     with mpl.rc_context(STYLE):
@@ -81,18 +80,18 @@ def trial_figure(trials: Sequence[Row], objective: Mapping[str, Any]) -> str:
             _scatter(axis, trials, key, str(objective["metric"]))
         for axis in axes[len(keys) :]:
             axis.set_visible(False)
-        return _svg(figure, "Trials")
+        return svg(figure, "Trials")
 
 
 def _scatter(axis: Axes, trials: Sequence[Row], key: str, metric: str) -> None:
     numeric = _is_numeric(trials, key)
     for cut in (True, False):
         chosen = [t for t in trials if (t["status"] == "cut") is cut]
-        x = [t["config"][key] if numeric else str(t["config"][key]) for t in chosen]
+        x = [t["config"][key] if numeric else str(t["config"].get(key)) for t in chosen]
         y = [t["score"] for t in chosen]
         face = "none" if cut else ACCENT
         axis.scatter(x, y, s=26, facecolors=face, edgecolors=ACCENT, linewidths=1.1, zorder=3)
-    values = [t["config"][key] for t in trials]
+    values = [t["config"].get(key) for t in trials]
     if numeric and min(values) > 0 and max(values) / min(values) >= 30:
         axis.set_xscale("log")
     axis.set_xlabel(key)
@@ -119,7 +118,7 @@ def confusion_figure(picture: Mapping[str, Any], side: str) -> str:
             for i, row in enumerate(counts):
                 for j, count in enumerate(row):
                     axis.text(j, i, f"{count:,}", ha="center", va="center", color=INK, fontsize=9)
-        return _svg(figure, f"Confusion matrix, {side}")
+        return svg(figure, f"Confusion matrix, {side}")
 
 
 def residual_figure(residuals: Mapping[str, Any], side: str) -> str:
@@ -135,7 +134,7 @@ def residual_figure(residuals: Mapping[str, Any], side: str) -> str:
         axis.set_ylabel("rows")
         axis.grid(axis="y", color=GRID, lw=0.8)
         axis.set_axisbelow(True)
-        return _svg(figure, f"Residuals, {side} (middle 99 per cent)")
+        return svg(figure, f"Residuals, {side} (middle 99 per cent)")
 
 
 def _is_numeric(trials: Sequence[Row], key: str) -> bool:
@@ -149,7 +148,8 @@ def _few_values(trials: Sequence[Row], key: str) -> bool:
     return len({str(trial["config"].get(key)) for trial in trials}) <= 12
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
+    """A figure for the page."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()

@@ -14,7 +14,9 @@ from markupsafe import Markup
 from heliostat.errors import ArtifactError
 from heliostat.report.console import duration_text, number_text
 from heliostat.report.figures import confusion_figure, curve_figure, residual_figure, trial_figure
+from heliostat.report.leaderboard import importances, num_alike, ranked
 from heliostat.report.result import Result
+from heliostat.report.sweep_figures import importance_figure, parallel_figure, rung_figure
 from heliostat.storage.files import read_json, write_bytes
 from heliostat.storage.objects import StorePath, matching
 from heliostat.storage.runs import RunFolder
@@ -52,7 +54,8 @@ def render_page(folder: RunFolder, result: Result) -> str:
         spread=lambda name: _deviation([fold[name] for fold in result.folds]),
         trials=trials[:MAX_TRIAL_ROWS],
         num_trials=len(trials),
-        keys=list(trials[0]["config"]) if trials else [],
+        keys=list(dict.fromkeys(key for trial in trials for key in trial["config"])),
+        alike=num_alike(trials),
         plan=_text(folder.path / "plan.txt"),
         job=_text(folder.path / "job.yaml"),
         phases=_phases(result),
@@ -64,6 +67,11 @@ def _figures(
 ) -> list[str]:
     figures = []
     if trials:
+        metric = str(result.objective["metric"])
+        rungs = [row for row in read_rows(_ledger(folder)) if row["kind"] == "rung"]
+        figures.append(parallel_figure(trials, metric))
+        figures.append(importance_figure(importances(trials, _comparable(trials, rungs))))
+        figures.append(rung_figure(rungs, trials, metric, _unit(folder)))
         figures.append(trial_figure(trials, result.objective))
         figures.append(
             curve_figure(_trial_rows(folder), str(result.objective["metric"]), by_trial=True)
@@ -83,17 +91,32 @@ def _figures(
     return [figure for figure in figures if figure]
 
 
-def _trials(folder: RunFolder, result: Result) -> list[dict[str, Any]]:
+def _trials(folder: RunFolder, result: Result) -> list[Row]:
     """Final rows of the name's ledger, best first; only for a run that was a sweep."""
     if result.best is None:
         return []
-    final = {
-        row["id"]: row
-        for row in read_rows(folder.path.parent / "trials")
-        if row["kind"] == "final" and row["status"] != "failed" and row["score"] is not None
-    }
-    best_first = result.objective["goal"] == "max"
-    return sorted(final.values(), key=lambda row: row["score"], reverse=best_first)
+    final = {row["id"]: row for row in read_rows(_ledger(folder)) if row["kind"] == "final"}
+    return ranked(list(final.values()), str(result.objective["goal"]))
+
+
+def _ledger(folder: RunFolder) -> StorePath:
+    return folder.path.parent / "trials"
+
+
+def _unit(folder: RunFolder) -> str:
+    """What the length of training is counted in."""
+    try:
+        return next(iter(read_json(folder.path / "plan.json")["length"]))
+    except (ArtifactError, KeyError):
+        return "progress"
+
+
+def _comparable(trials: Sequence[Row], rungs: Sequence[Row]) -> dict[str, float]:
+    """Scores at the same length: at the first rung, which every trial reaches, or at the end."""
+    if not rungs:
+        return {row["id"]: row["score"] for row in trials}
+    first = min(row["rung"] for row in rungs)
+    return {r["id"]: r["score"] for r in rungs if r["rung"] == first and r["score"] is not None}
 
 
 def _trial_rows(folder: RunFolder) -> list[dict[str, Any]]:

@@ -290,9 +290,12 @@ class _Run:
             "trial": outcome.best.id,
             "config": dict(outcome.best.config),
             "score": outcome.best.score,
+            "uncertainty": outcome.best.uncertainty,
         }
         trials = {"run": outcome.num_run, "reused": outcome.num_reused}
-        return _Outcome(outcome.metrics, outcome.details, outcome.busy_seconds, best, trials)
+        return _Outcome(
+            outcome.metrics, outcome.details, outcome.busy_seconds, best, trials, outcome.best.folds
+        )
 
     def _publish(self, outcome: _Outcome) -> Result:
         spec, plan = self.spec, self.plan

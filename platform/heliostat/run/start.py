@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from heliostat.errors import UserError
 from heliostat.plan.plan import Plan
+from heliostat.spec.identity import digest_of
 from heliostat.storage.runs import Storage
 from heliostat.tune.ledger import Ledger
 from heliostat.tune.search import (
     ListedSearch,
     Observation,
+    Remembered,
     Search,
     StartingFrom,
     TpeSearch,
@@ -19,7 +22,7 @@ from heliostat.tune.search import (
 from heliostat.tune.work import FINISHED
 
 
-def search_of(plan: Plan, storage: Storage, note: Callable[[str], None]) -> Search:
+def search_of(plan: Plan, storage: Storage, ledger: Ledger, note: Callable[[str], None]) -> Search:
     """The search that `tune` names; with `start_from`, after what another run's trials have shown.
 
     Raises:
@@ -28,11 +31,12 @@ def search_of(plan: Plan, storage: Storage, note: Callable[[str], None]) -> Sear
     spec, goal = plan.job.spec, plan.job.spec.objective_goal
     assert spec.tune is not None
     earlier = _earlier(plan, storage)
-    search: Search = (
-        TpeSearch(spec.tune, spec.seed, goal, earlier)
-        if spec.tune.search == "tpe"
-        else ListedSearch(plan.trials)
-    )
+    search: Search = ListedSearch(plan.trials)
+    if spec.tune.search == "tpe":
+        value = spec.tune.model_dump(mode="json", include={"space", "scheduler", "start_from"})
+        which = digest_of([value, spec.seed, spec.objective_metric])
+        tpe = TpeSearch(spec.tune, spec.seed, goal, earlier)
+        search = Remembered(tpe, ledger.chosen(which), partial(ledger.choose, which))
     if not earlier:
         return search
     pick = max if goal == "max" else min

@@ -16,6 +16,7 @@ from heliostat.plan.columns import resolve_columns
 from heliostat.plan.fuse import MOST_RIDGES, Company, fuse_key, ridge_key, why_not_fused
 from heliostat.plan.plan import Plan
 from heliostat.plan.space import Configuration
+from heliostat.report.leaderboard import num_alike, ranked
 from heliostat.run.board import SweepBoard
 from heliostat.run.cluster import Cluster, trials_at_once
 from heliostat.run.record import RunRecord
@@ -72,7 +73,7 @@ def tune_job(
         )
     sweep = Sweep(
         plan=plan,
-        search=search_of(plan, storage, record.note),
+        search=search_of(plan, storage, ledger, record.note),
         folds=trials.folds,
         identify=trials.identify,
         assign=trials.assignment,
@@ -90,6 +91,7 @@ def tune_job(
     )
     best, keeper = run_sweep(sweep)
     record.console.rest()
+    _tell_uncertainty(plan, ledger, record)
     metrics, details = _best_model(plan, trials, best, folder, record, watch)
     own = [r for r in ledger.records.values() if r.run == folder.reference]
     busy = sum(record.seconds for record in own)
@@ -131,6 +133,15 @@ def _measured(assignment: Assignment, most: int) -> CohortSize:
     from heliostat.train.cohort_size import measured_cohort  # torch
 
     return measured_cohort(assignment, most)
+
+
+def _tell_uncertainty(plan: Plan, ledger: Ledger, record: RunRecord) -> None:
+    rows = [vars(trial) for trial in ledger.records.values() if trial.status in (FINISHED, CUT)]
+    alike = num_alike(ranked(rows, plan.job.spec.objective_goal))
+    if alike:
+        record.note(
+            f"the best trial cannot be told from the next {alike}, by their standard errors"
+        )
 
 
 def _num_known(plan: Plan, trials: Trials, ledger: Ledger) -> int:

@@ -2,7 +2,8 @@
 
 Rung rows say what a trial (or one of its folds) had reached where trials are compared, fold rows
 how a fold ended; a final row says how the trial ended. A later run of the same name reads them
-all and repeats nothing. A sweep row holds what all runs of the name must agree in.
+all and repeats nothing. A chosen row keeps a configuration that followed from others. A sweep row
+holds what all runs of the name must agree in, and what a run says of itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from heliostat.plan.space import Configuration
 from heliostat.storage.objects import StorePath
 from heliostat.storage.segments import Segments, read_rows
 from heliostat.tune.halving import CUTS, ON
@@ -60,6 +62,7 @@ class Ledger:
         self.facts: dict[str, Any] = {}
         self._outcomes: dict[Key, Mapping[str, Any]] = {}
         self._seconds: dict[str, float] = {}
+        self._chosen: dict[str, dict[int, Configuration]] = {}
         for row in read_rows(folder):
             self._take(row)
 
@@ -73,6 +76,14 @@ class Ledger:
     def tell(self, facts: Mapping[str, Any]) -> None:
         """Keep facts of this run."""
         self._write({"kind": "sweep", **facts})
+
+    def chosen(self, search: str) -> Mapping[int, Configuration]:
+        """The configurations that a search has chosen, by the trial's index."""
+        return self._chosen.setdefault(search, {})
+
+    def choose(self, search: str, index: int, config: Configuration) -> None:
+        """A search has chosen a configuration."""
+        self._write({"kind": "chosen", "search": search, "index": index, "config": config})
 
     def outcome(self, outcome: Outcome) -> None:
         """A work has paused at its rung, or a fold has finished."""
@@ -144,6 +155,9 @@ class Ledger:
     def _take(self, row: Mapping[str, Any]) -> None:
         if row["kind"] == "sweep":
             self.facts |= {name: value for name, value in row.items() if name != "kind"}
+            return
+        if row["kind"] == "chosen":
+            self._chosen.setdefault(row["search"], {})[row["index"]] = row["config"]
             return
         score = row["score"]
         score = score if score is not None and math.isfinite(score) else None

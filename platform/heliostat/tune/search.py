@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +70,7 @@ class TpeSearch:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self._space, self._seed = optuna, tune.space, seed
-        self._num_trials = tune.trials or 0
+        self.num_trials = tune.trials or 0
         self._direction: Any = "maximize" if goal == "max" else "minimize"
         self._distributions = {k: _distribution(optuna, d) for k, d in tune.space.items()}
         self._issued: dict[str, Any] = {}  # what the estimator knows of each, by identity
@@ -79,13 +79,17 @@ class TpeSearch:
 
     def configuration(self, index: int) -> Configuration | None:
         """See `Search`."""
-        if index >= self._num_trials:
+        if index >= self.num_trials:
             return None
         found = self._suggested(index) or self._drawn(index)
         if found is not None:
-            states = self._optuna.trial.TrialState
-            self._issued[identity_of(found)] = self._frozen(found, state=states.RUNNING)
+            self.take_up(found)
         return found
+
+    def take_up(self, config: Configuration) -> None:
+        """A trial runs with a configuration."""
+        states = self._optuna.trial.TrialState
+        self._issued[identity_of(config)] = self._frozen(config, state=states.RUNNING)
 
     def told(self, observation: Observation) -> None:
         """See `Search`."""
@@ -181,17 +185,53 @@ def _holds(dimension: Dimension, value: Any) -> bool:
     return is_number and dimension.low <= value <= dimension.high
 
 
+class Remembered:
+    """The estimator, with the configurations that it chose before: what it knew then is not to be
+    had again, for outcomes came by the clock. `keep` writes each new one down.
+    """
+
+    def __init__(
+        self,
+        search: TpeSearch,
+        chosen: Mapping[int, Configuration],
+        keep: Callable[[int, Configuration], None],
+    ) -> None:
+        self._search, self._chosen, self._keep = search, chosen, keep
+
+    def configuration(self, index: int) -> Configuration | None:
+        """See `Search`."""
+        before = self._chosen.get(index)
+        if before is not None and index < self._search.num_trials:
+            self._search.take_up(before)
+            return before
+        config = self._search.configuration(index)
+        if config is not None:
+            self._keep(index, config)
+        return config
+
+    def told(self, observation: Observation) -> None:
+        """See `Search`."""
+        self._search.told(observation)
+
+
 class StartingFrom:
     """Another search, after one configuration that earlier results commend."""
 
     def __init__(self, first: Configuration, search: Search, num_trials: int) -> None:
         self._first, self._search, self._num_trials = first, search, num_trials
+        self._behind = 1  # how far the other search's count lags: it may draw the first one too
 
     def configuration(self, index: int) -> Configuration | None:
         """See `Search`."""
         if index >= self._num_trials:
             return None
-        return self._first if index == 0 else self._search.configuration(index - 1)
+        if index == 0:
+            return self._first
+        found = self._search.configuration(index - self._behind)
+        if found is not None and identity_of(found) == identity_of(self._first):
+            self._behind = 0
+            found = self._search.configuration(index)
+        return found
 
     def told(self, observation: Observation) -> None:
         """See `Search`."""

@@ -91,6 +91,7 @@ def test_ridges_from_one_gram_matrix_are_scikit_learns(swept, table, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_asha_goes_by_the_mean_of_the_folds(swept, table):
     ran = swept(
         data=DATA.format(source=table, target="late", task="binary", folds=2),

@@ -15,8 +15,10 @@ SPACE = (
     "model, train, space",
     [
         (MLP, EPOCHS, SPACE),
-        ("model: {kind: xgboost, max_depth: 3, colsample_bytree: 0.7}", "train: {rounds: 9}",
-         "{model.learning_rate: {low: 0.01, high: 0.5, log: true}}"),
+        pytest.param(
+            "model: {kind: xgboost, max_depth: 3, colsample_bytree: 0.7}", "train: {rounds: 9}",
+            "{model.learning_rate: {low: 0.01, high: 0.5, log: true}}", marks=pytest.mark.slow,
+        ),
     ],
     ids=["mlp", "xgboost"],
 )  # fmt: skip
@@ -39,6 +41,7 @@ def test_a_promoted_trial_is_the_trial_that_never_paused(swept, model, train, sp
     assert ended[best["trial"]]["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_tpe_with_asha_starts_from_another_run_and_grows(swept):
     parts = {"train": "train: {rounds: 9}"}
     space = "{model.learning_rate: {low: 0.01, high: 0.5, log: true}, model.max_depth: {low: 1, high: 6}}"
@@ -69,6 +72,7 @@ def test_conditions_give_each_kind_its_own_keys(swept):
     assert all(("model.n_estimators" in c) == (c["model.kind"] == "forest") for c in configs)
 
 
+@pytest.mark.slow
 def test_a_fused_sweep_says_how_it_trains_and_finds_the_same(swept):
     parts = {"model": "model: {kind: mlp, hidden: [16], dropout: 0.1}",
              "train": "train: {epochs: 4, batch_size: 64}"}  # fmt: skip

@@ -118,13 +118,25 @@ def rung_figure(rung_rows: Sequence[Row], final: Sequence[Row], metric: str, uni
         axis = figure.subplots()
         for row in list(final)[:MOST_LINES]:
             _course(axis, courses.get(row["id"], {}), row)
-        for rung in sorted({rung for course in courses.values() for rung in course}):
+        rungs = sorted({rung for course in courses.values() for rung in course})
+        for rung in rungs:
             axis.axvline(rung, color=GRID, lw=1, zorder=0)
         axis.set_xscale("log")
+        ends = {row["progress"] for row in final if row["status"] == "finished"}
+        axis.set_xticks(sorted({*rungs, max(ends, default=rungs[-1])}))
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.minorticks_off()
+        axis.set_ylim(*_range_of_interest([row["score"] for row in final]))
         axis.set_xlabel(unit)
         axis.set_ylabel(metric)
         return svg(figure, "Scores by rung")
+
+
+def _range_of_interest(best_first: Sequence[float]) -> tuple[float, float]:
+    """From the best score to that of the trial at three quarters: what is worse needs no room."""
+    best, worse = best_first[0], best_first[min(len(best_first) - 1, 3 * len(best_first) // 4)]
+    margin = 0.08 * abs(best - worse) or 1e-6
+    return min(best, worse) - margin, max(best, worse) + margin
 
 
 def _course(axis: Axes, rungs: Mapping[int, Sequence[float]], row: Row) -> None:

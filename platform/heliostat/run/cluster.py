@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def connected(address: str | None) -> Iterator[Cluster]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise LaunchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     try:
-        yield cluster
+        # Ray prints what its raylets report; stdout is for data.
+        with redirect_stdout(sys.stderr):
+            yield cluster
     finally:
         ray.shutdown()
 

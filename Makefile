@@ -31,6 +31,9 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/prepare.py
 	$(BIN)/python tests/bench/reader.py
 	$(BIN)/python tests/bench/trial_overhead.py
+	$(BIN)/python tests/bench/sweep_boosted.py
+	$(BIN)/python tests/bench/fused.py
+	$(BIN)/python tests/bench/asha.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

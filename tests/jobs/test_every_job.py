@@ -17,6 +17,8 @@ SMALL = {
     "crossval": ["model.max_iter=30"],
     "custom": [],
     "digits": ["model.n_estimators=20"],
+    "forest-grid": ["tune.space={model.max_depth: [4, 12]}"],
+    "fused-sweep": ["tune.trials=4", "train.epochs=2"],
     "language-model": [
         "train.steps=60",
         "train.validate_every=60",
@@ -43,7 +45,7 @@ def sources(flights, tmp_path_factory):
     write_digits(path)
     texts = tmp_path_factory.mktemp("corpus") / "modules.parquet"
     write_corpus(texts)
-    special = {"digits": path, "crossval": path, "language-model": texts}
+    special = {"digits": path, "crossval": path, "forest-grid": path, "language-model": texts}
     return {name: str(source) for name, source in special.items()}, str(flights)
 
 

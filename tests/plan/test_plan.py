@@ -49,6 +49,10 @@ def test_counts_are_exact_where_nothing_can_be_dropped(make_job):
         (["data.features.late=number"], "the target cannot be an input too"),
         (["data.split.validation=0.6", "data.split.test=0.5"], "leave no row to train on"),
         (["data.split.validation=0.0001"], "the validation side is empty: 0.0001 of 1200 rows"),
+        (["tune={trials: 2, fuse: true, deterministic: true, space: {model.max_depth: [1]}}"],
+         "equals itself alone within rounding, not bit for bit"),
+        (["tune={trials: 2, space: {model.max_depth: {low: 1, high: 3, when: {model.kind: tree}}}}"],
+         "is no key of the space above it"),
         (["objective=rmse"], "metric `rmse` means nothing for task `binary`"),
         (["metrics=[acuracy]"], "metric `acuracy` is not known"),
         (["train.epochs=3"], "`epochs` and `rounds` both give the length"),
@@ -70,8 +74,6 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
     "setting",
     [
         "data.features.color={type: image}", "data.features.color={type: audio}",
-        "tune={search: tpe, trials: 2, space: {model.max_depth: [1]}}",
-        "tune={trials: 2, fuse: true, space: {model.max_depth: [1]}}",
         "track.mlflow=http://x", "cluster={address: x}",
     ],
 )  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import get_args
 
+from heliostat.plan.fuse import fuse_key, ridge_key, why_not_fused
 from heliostat.plan.inputs import InputKind
 from heliostat.plan.memory import format_bytes
 from heliostat.plan.pipeline import MicroBatches
@@ -13,6 +15,8 @@ from heliostat.plan.size import NetworkSize
 from heliostat.spec.tune import Scheduler
 
 KEY_WIDTH = 10
+
+MOST_LOOKED_AT = 2_000
 
 
 def plan_text(plan: Plan) -> str:
@@ -150,6 +154,24 @@ def _sweep(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "sweep", f"{plan.num_trials} trials by {tune.search} over {keys}; {scheduler}{rungs}"
     if tune.trials is not None and plan.num_trials < tune.trials:
         yield "", f"the space holds only {plan.num_trials} different points of {tune.trials} asked"
+    yield from _together(plan)
+
+
+def _together(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Which trials are trained together, as far as can be told before a step is measured."""
+    spec = plan.job.spec
+    if ridge_key(spec) is not None:
+        yield "", "regressions that differ in `alpha` alone are solved from one pass over the rows"
+    if spec.tune is None or not spec.tune.fuse:
+        return
+    reason = why_not_fused(spec)
+    if reason is not None:
+        yield "fuse", f"trained one by one: {reason}"
+        return
+    keys = [fuse_key(plan.job.replace(config).spec) for config in plan.trials[:MOST_LOOKED_AT]]
+    shapes = Counter(key for key in keys if key is not None)
+    sizes = " + ".join(str(count) for count in shapes.values()) or "those of one shape"
+    yield "fuse", f"{sizes} trials stacked; how many at once is measured before the first begins"
 
 
 def _scheduler(scheduler: Scheduler) -> str:

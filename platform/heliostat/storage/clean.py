@@ -17,6 +17,7 @@ from heliostat.storage.objects import ObjectPath, StorePath, matching
 from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
 
 MANIFEST = "manifest.json"  # of a prepared copy: there once it is whole
+TRIALS = "trials"  # of a name: its ledger, and what its sweeps leave
 LEASES = ".leases"  # in `prepared`: who prepares which copy
 LEFTOVER_SECONDS = 3600.0  # a stage that nobody has touched for so long has no writer any more
 
@@ -34,6 +35,9 @@ def find_stale(storage: Storage, older_than_seconds: float) -> list[Stale]:
     """What can go, oldest rules first; what a living run or preparation uses never can."""
     now = time.time()
     found = [*_leftovers(storage, now), *_copies(storage, now - older_than_seconds)]
+    for folder in matching(storage.root / "runs", f"*/{TRIALS}/checkpoints/*"):
+        if _touched(folder) < now - older_than_seconds:
+            found.append(_stale(folder, "checkpoints of a trial that was not gone on with"))
     for run in storage.runs():
         state, folder = _status(run), run.checkpoints
         ended = state in ("SUCCEEDED", "FAILED") and folder.exists()

@@ -48,7 +48,8 @@ class Assignment:
     metrics on every side, else only validation is scored; `model_folder` is where the finished
     model is published, if it is kept. Of a job with folds, `fold` is the one to validate on, and
     `refit` takes the rows of all; with neither, it is the whole cross-validation. Training pauses,
-    with a checkpoint, at the first validation not before `until`, in the model's own unit.
+    with a checkpoint, at the first validation not before `until`, in the model's own unit. One that
+    `is_alone` has its GPU to itself, whatever share it asked for.
     """
 
     job: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Assignment:
     fold: int | None = None
     refit: bool = False
     until: int | None = None
+    is_alone: bool = False
 
     @cached_property
     def spec(self) -> JobSpec:

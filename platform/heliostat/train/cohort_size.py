@@ -68,7 +68,7 @@ class _Steps:
     def __init__(self, assignment: Assignment) -> None:
         self.assignment, self.spec = assignment, assignment.spec
         self.data = open_data(assignment)
-        self.device = device_of(self.spec.scale.resources.gpu)
+        self.device = device_of(assignment)
         batches = epoch_batches(assignment, self.data, SoloWorld())
         self.batch: TensorBatch = next(tensor_batches(batches, self.device, 0))
         self.row_losses = row_losses(self.spec.train.loss, self.spec.data.task)

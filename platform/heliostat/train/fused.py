@@ -148,7 +148,7 @@ class _Cohort:
         self.members, self.data, self.step, self.control = members, data, step, control
         first = members[0]
         self.spec, self.first = first.assignment.spec, first
-        self.device = device_of(self.spec.scale.resources.gpu)
+        self.device = device_of(first.assignment)
         torch.set_num_threads(max(1, int(self.spec.scale.resources.cpu)))
         self.row_losses = row_losses(self.spec.train.loss, self.spec.data.task)
         self.log_every = max(1, first.num_steps // LOGGED_STEPS)

@@ -46,7 +46,7 @@ def train_network(
     assert isinstance(spec.model, NetworkModel)
     keep_freed_memory()
     torch.set_num_threads(max(1, int(spec.scale.resources.cpu)))
-    device = device_of(spec.scale.resources.gpu)
+    device = device_of(assignment)
     torch.manual_seed(spec.seed)
     randomness = Randomness(spec.seed)
     code = assignment.code_folder
@@ -201,6 +201,12 @@ def _tensor(values: npt.NDArray[Any], device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def device_of(gpus: float) -> torch.device:
-    """Where a model trains."""
-    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+def device_of(assignment: Assignment) -> torch.device:
+    """Where a model trains. Several trainings on one GPU each keep to their share of its memory,
+    which Ray counts but does not guard.
+    """
+    gpus = assignment.spec.scale.resources.gpu
+    if gpus == 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(1.0 if assignment.is_alone else min(1.0, gpus))
+    return torch.device("cuda")

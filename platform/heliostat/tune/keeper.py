@@ -179,7 +179,10 @@ class Keeper:
         if half:
             self._again.extend(Order(0, part) for part in (order.tasks[:half], order.tasks[half:]))
         else:
-            self._alone.append(order)
+            tasks = [
+                replace(t, assignment=replace(t.assignment, is_alone=True)) for t in order.tasks
+            ]
+            self._alone.append(Order(0, tuple(tasks)))
 
     def _begin(self, tasks: tuple[Task, ...]) -> Order:
         self._num_orders += 1

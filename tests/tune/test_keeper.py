@@ -1,0 +1,109 @@
+"""The keeper without Ray: what dies, what runs out of memory, and who trains together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from heliostat.plan.fuse import Company
+from heliostat.plan.space import identity_of
+from heliostat.train.assignment import Assignment
+from heliostat.tune.keeper import Keeper
+from heliostat.tune.ledger import Ledger
+from heliostat.tune.order import Answer
+from heliostat.tune.search import ListedSearch
+from heliostat.tune.sweep import Sweep
+from heliostat.tune.work import FAILED, FINISHED
+from tests.data.packing import plan_of
+
+TUNE = "tune: {trials: 8, concurrency: 2, space: {model.learning_rate: {low: 0.01, high: 0.5}}}"
+
+
+@dataclass
+class View:
+    """Keeps what it is told."""
+
+    ended: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def trial_ended(self, record, best, num_done) -> None:
+        self.ended.append((record.index, record.status))
+
+    def changed(self, record, num_running) -> None:
+        """Not kept."""
+
+    def noted(self, text) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def kept(make_job, tmp_path):
+    """A keeper over eight trials, of which up to `most` train together."""
+
+    def keep(most: int = 1) -> Keeper:
+        plan = plan_of(make_job(tune=TUNE))
+        base = Assignment(
+            job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
+            prepared="", data_digest="d", code=None, code_digest="c", model_folder=None,
+        )  # fmt: skip
+        company = Company("all", most) if most > 1 else None
+        sweep = Sweep(
+            plan=plan, search=ListedSearch(plan.trials), folds=(None,), identify=identity_of,
+            assign=lambda work: base, ledger=Ledger(tmp_path / "ledger", "a/1"),
+            models=tmp_path / "models", checkpoints=tmp_path / "checkpoints",
+            metrics_folder=tmp_path, company=lambda work: company, group=None, concurrency=2,
+            stop_requested=lambda: False, deadline=None, limit="", view=View(),
+        )  # fmt: skip
+        return Keeper(sweep)
+
+    return keep
+
+
+def indices(order) -> list[int]:
+    return [task.work.trial.index for task in order.tasks]
+
+
+def finish(keeper, order) -> None:
+    keeper.answered(order.number, [Answer(FINISHED, 1, 0.5, {"auc": 0.5}) for _ in order.tasks])
+
+
+def test_a_trial_that_ran_out_of_memory_comes_again_when_nothing_else_runs(kept):
+    keeper = kept()
+    first, second = keeper.next_order(), keeper.next_order()
+    assert keeper.next_order() is None  # two lanes
+    keeper.answered(first.number, [Answer(FAILED, error="memory", out_of_memory=True)])
+    assert keeper.next_order() is None  # until the other has come to its end, untouched
+    finish(keeper, second)
+    alone = keeper.next_order()
+    assert indices(alone) == indices(first) and alone.tasks[0].assignment.is_alone
+    assert not first.tasks[0].assignment.is_alone and keeper.next_order() is not None
+    finish(keeper, alone)
+    assert keeper.sweep.view.ended == [(1, FINISHED), (0, FINISHED)]
+
+
+def test_a_cohort_that_ran_out_of_memory_comes_again_in_halves(kept):
+    keeper = kept(most=8)
+    first, second = keeper.next_order(), keeper.next_order()
+    assert (indices(first), indices(second)) == ([0, 1, 2, 3], [4, 5, 6, 7])  # a lane its share
+    keeper.died(first.number, "memory ran out on its node", out_of_memory=True)
+    assert indices(keeper.next_order()) == [0, 1]
+    finish(keeper, second)
+    assert indices(keeper.next_order()) == [2, 3]
+
+
+def test_a_process_that_keeps_dying_fails_its_trial_alone(kept):
+    keeper = kept()
+    limit = keeper.sweep.plan.job.spec.limits.failures
+    for _ in range(limit):
+        order = keeper.next_order()
+        assert indices(order) == [0]
+        keeper.died(order.number, "its process died", out_of_memory=False)
+    order = keeper.next_order()
+    keeper.died(order.number, "its process died", out_of_memory=False)
+    assert keeper.sweep.view.ended == [(0, FAILED)] and len(keeper.sweep.view.notes) == limit
+    while (order := keeper.next_order()) is not None:
+        finish(keeper, order)
+    assert keeper.is_over and keeper.num_ended == 8
+    keeper.check_end()

@@ -15,7 +15,7 @@ from heliostat.tune.ledger import Ledger
 from heliostat.tune.order import Answer
 from heliostat.tune.search import ListedSearch
 from heliostat.tune.sweep import Sweep
-from heliostat.tune.work import FAILED, FINISHED
+from heliostat.tune.work import FAILED, FINISHED, PAUSED
 from tests.data.packing import plan_of
 
 TUNE = "tune: {trials: 8, concurrency: 2, space: {model.learning_rate: {low: 0.01, high: 0.5}}}"
@@ -42,8 +42,8 @@ class View:
 def kept(make_job, tmp_path):
     """A keeper over eight trials, of which up to `most` train together."""
 
-    def keep(most: int = 1) -> Keeper:
-        plan = plan_of(make_job(tune=TUNE))
+    def keep(most: int = 1, **parts: str) -> Keeper:
+        plan = plan_of(make_job(**{"tune": TUNE, **parts}))
         base = Assignment(
             job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
             prepared="", data_digest="d", code=None, code_digest="c", model_folder=None,
@@ -107,3 +107,20 @@ def test_a_process_that_keeps_dying_fails_its_trial_alone(kept):
         finish(keeper, order)
     assert keeper.is_over and keeper.num_ended == 8
     keeper.check_end()
+
+
+def test_a_process_that_dies_between_rungs_does_not_come_to_the_first_again(kept):
+    asha = (
+        "tune: {trials: 4, concurrency: 1, scheduler: asha, space: {model.max_depth: [1, 2, 3, 4]}}"
+    )
+    keeper = kept(tune=asha, train="train: {rounds: 9}")
+    order = keeper.next_order()
+    assert order.tasks[0].rungs == (1, 3)
+    assert keeper.paused(order.number, [Answer(PAUSED, 1, 0.7, {"auc": 0.7})])
+    keeper.died(order.number, "its process died", out_of_memory=False)
+    again = keeper.next_order()
+    assert again.tasks[0].rungs == (3,) and again.tasks[0].work.until == 3
+    assert keeper.paused(again.number, [Answer(PAUSED, 3, 0.8, {"auc": 0.8})])
+    finish(keeper, again)
+    record = keeper.sweep.ledger.records[again.tasks[0].work.trial.id]
+    assert record.status == FINISHED and record.rungs == {1: 0.7, 3: 0.8}

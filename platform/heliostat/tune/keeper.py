@@ -78,10 +78,13 @@ class Keeper:
         if not all(going):
             del self._running[number]
             return False
-        tasks = zip(order.tasks, going, strict=True)
-        self._running[number] = Order(
-            number, tuple(replace(task, work=work) for task, work in tasks if work is not None)
-        )
+        # Should the process die, what it has passed is behind it.
+        tasks = [
+            replace(task, work=work, rungs=self._rungs_of(work))
+            for task, work in zip(order.tasks, going, strict=True)
+            if work is not None
+        ]
+        self._running[number] = Order(number, tuple(tasks))
         return True
 
     def answered(self, number: int, answers: Sequence[Answer]) -> None:
@@ -199,9 +202,13 @@ class Keeper:
         self.sweep.view.changed(record, num_running)
 
     def _task(self, work: Work) -> Task:
-        rungs = () if self.sweep.is_paced else self.sweep.plan.rungs
-        here = tuple(rung for rung in rungs if work.until is not None and rung >= work.until)
-        return Task(work, self.sweep.assign(work), here)
+        return Task(work, self.sweep.assign(work), self._rungs_of(work))
+
+    def _rungs_of(self, work: Work) -> tuple[int, ...]:
+        """Where a work waits in its lane; a paced one leaves it instead."""
+        if self.sweep.is_paced or work.until is None:
+            return ()
+        return tuple(rung for rung in self.sweep.plan.rungs if rung >= work.until)
 
     def _may_come_back(self, order: Order) -> bool:
         names = tuple(task.name for task in order.tasks)

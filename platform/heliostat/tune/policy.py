@@ -43,7 +43,6 @@ class Policy:
         self._identify = identify
         self._ready: deque[Work] = deque()
         self._courses: dict[str, _Course] = {}
-        self._by_index: dict[int, _Course] = {}
         self._waiting: dict[int, _Course] = {}
         self._next_index = 0
         self._is_exhausted = self._has_finished = False
@@ -122,7 +121,7 @@ class Policy:
             if identity in self._courses:
                 continue  # another way to write the same job
             course = _Course(Trial(identity, index, config))
-            self._courses[identity] = self._by_index[index] = course
+            self._courses[identity] = course
             self._begin(course)
             return self._ready.popleft()
         return None

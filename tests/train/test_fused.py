@@ -137,3 +137,18 @@ def test_a_trial_that_fails_does_not_touch_the_others(assigned):
     theirs = alone(assigned("separate", [trials[0], trials[2]], **parts))
     assert isinstance(ours[1][-1], Failed) and "the training loss is" in ours[1][-1].message
     assert_equal([ours[0], ours[2]], theirs)
+
+
+def test_those_that_go_on_when_the_first_have_ended_keep_their_dropout(assigned):
+    """A cohort is made anew once half of it has ended; its draws come on."""
+    idle = {"train.optimizer.learning_rate": 1e-12}  # never better than at first: ends early
+    busy = [
+        {"train.optimizer.learning_rate": rate, "train.early_stopping": None}
+        for rate in (0.003, 0.01)
+    ]
+    trials = [idle, {**idle, "model.dropout": 0.3}, {**idle, "model.dropout": 0.4}, *busy]
+    fused, separate = assigned("fused", trials), assigned("separate", trials)
+    ours, theirs = together(fused), alone(separate)
+    assert [events[-1].step for events in ours][0] < ours[-1][-1].step
+    assert_equal(ours, theirs)
+    assert_same_weights(fused[3:], separate[3:])

@@ -147,7 +147,7 @@ class _Cohort:
     def __init__(self, members: list[_Member], data: OpenData, step: int, control: Control) -> None:
         self.members, self.data, self.step, self.control = members, data, step, control
         first = members[0]
-        self.spec, self.first = first.assignment.spec, first
+        self.spec = first.assignment.spec
         self.device = device_of(first.assignment)
         torch.set_num_threads(max(1, int(self.spec.scale.resources.cpu)))
         self.row_losses = row_losses(self.spec.train.loss, self.spec.data.task)
@@ -183,7 +183,8 @@ class _Cohort:
         return [member for member in self.members if not member.has_ended]
 
     def _stack(self) -> None:
-        """One model of all members' modules, and its optimizer."""
+        """One model of all members' modules, and its optimizer. The first one's draws are all's."""
+        self.first = self.members[0]
         self.model = stacked([m.module for m in self.members]).to(self.device).train()
         specs = [m.assignment.spec.train for m in self.members]
         self.optimizer = StackedOptimizer(

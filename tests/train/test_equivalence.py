@@ -108,3 +108,22 @@ def test_an_interrupted_booster_is_the_same_bytes(
     assert second[0].step == stopped and second[-1].metrics == metrics
     resumed = (tmp_path / "resumed" / "booster.ubj").read_bytes()
     assert resumed == (folder / "booster.ubj").read_bytes()
+
+
+def test_a_trial_on_two_ranks_is_scored_by_its_best_weights_on_both(tmp_path, trained):
+    """Its last weights, of after the best evaluation, are far worse."""
+    from heliostat.storage.lease import Lease
+
+    parts = {
+        "model": MLP.replace("NORM", "layer"),
+        "train": "train: {epochs: 12, batch_size: 128, early_stopping: {patience: 2}, "
+        "optimizer: {learning_rate: 0.3}}",
+    }
+    found = {}
+    for size in (1, 2):
+        lease = Lease.acquire(tmp_path / f"lease-{size}")
+        folder, held = str(tmp_path / f"checkpoints-{size}"), str(tmp_path / f"lease-{size}")
+        place = RunPlace(folder, held, lease.token, keeps_best=False)
+        _, found[size], _ = trained(size, place=place, **parts)
+    assert found[2]["validation"]["auc"] == pytest.approx(found[1]["validation"]["auc"], abs=2e-3)
+    assert found[2]["test"]["auc"] == pytest.approx(found[1]["test"]["auc"], abs=2e-3)

@@ -114,7 +114,8 @@ def gradient_norm(parameters: Sequence[nn.Parameter], stage: Stage | None) -> Te
     if any(isinstance(gradient, DTensor) for gradient in gradients):
         norm = torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
     else:
-        norm = nn.utils.get_total_norm(gradients)
+        # As `nn.utils.get_total_norm`, which first sorts gradients by device: here all are on one.
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     return norm if stage is None else stage.sum(norm.square()).sqrt()
 
 

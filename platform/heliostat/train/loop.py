@@ -194,12 +194,12 @@ class _Loop:
 
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""
-        shares = torch.stack(self.pending).double().cpu().numpy() / self.world.size
+        shares = torch.stack(self.pending).double().div_(self.world.size).tolist()
         seconds = time.perf_counter() - self.clock
         wishes = [self.control.stop_requested(), self.control.checkpoint_due(), seconds]
-        total = self.world.sum(np.concatenate([shares, wishes]))
-        losses = total[:-3]
-        self.log_every = self._log_interval(total[-1] / self.world.size / len(losses))
+        total = self.world.sum(np.array([*shares, *wishes]))
+        *losses, stops, is_due, all_seconds = total.tolist()
+        self.log_every = self._log_interval(all_seconds / self.world.size / len(losses))
         first = self.step - len(losses)
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -212,7 +212,7 @@ class _Loop:
             step=self.step,
             num_steps=self.task.num_steps,
             epoch=self.step / self.task.steps_per_epoch,
-            loss=float(losses.mean()),
+            loss=sum(losses) / len(losses),
             learning_rate=self.task.optimizer.param_groups[0]["lr"],
             rows_per_second=self.rows_seen / max(seconds, 1e-9),
             gradient_norm=float(self.gradient_norm),
@@ -223,7 +223,7 @@ class _Loop:
         yield event
         self.pending, self.rows_seen = [], 0
         self.clock = time.perf_counter()
-        return bool(total[-3] > 0), bool(total[-2] > 0)
+        return stops > 0, is_due > 0
 
     def _log_interval(self, step_seconds: float) -> int:
         """Steps from one log to the next: halved until nobody waits long for a sign, a stop, or a

@@ -28,6 +28,8 @@ def loss_sum(spec: LossSpec, task: str) -> LossSum:
 
     `outputs` is [rows, outputs] before any squashing; `targets` and `weights` [rows].
     """
+    if _name(spec, task) == "binary_cross_entropy":  # torch sums it itself, in fewer steps
+        return partial(_binary_sum, spec)
     loss = row_losses(spec, task)
     if task == "language":  # a target and a weight for each token, not each row
         return lambda outputs, targets, weights: (
@@ -38,10 +40,12 @@ def loss_sum(spec: LossSpec, task: str) -> LossSum:
 
 def row_losses(spec: LossSpec, task: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of each row: (outputs, targets) -> [rows]."""
+    return partial(LOSSES[_name(spec, task)], spec)
+
+
+def _name(spec: LossSpec, task: str) -> str:
     name = AUTO[task] if spec.name == "auto" else spec.name
-    if name == "focal":
-        name = f"{task}_focal"
-    return partial(LOSSES[name], spec)
+    return f"{task}_focal" if name == "focal" else name
 
 
 def _mse(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -68,10 +72,21 @@ def _poisson(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _binary(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:
-    wanted = targets.to(outputs.dtype)
-    if spec.label_smoothing:
-        wanted = wanted * (1 - spec.label_smoothing) + spec.label_smoothing / 2
+    wanted = _smooth(spec, targets)
     return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
+
+
+def _binary_sum(spec: LossSpec, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    wanted = _smooth(spec, targets)
+    outputs = outputs.float()
+    return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, weights, reduction="sum")
+
+
+def _smooth(spec: LossSpec, targets: Tensor) -> Tensor:
+    wanted = targets.float()
+    if not spec.label_smoothing:
+        return wanted
+    return wanted * (1 - spec.label_smoothing) + spec.label_smoothing / 2
 
 
 def _cross_entropy(spec: LossSpec, outputs: Tensor, targets: Tensor) -> Tensor:

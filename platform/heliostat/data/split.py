@@ -275,7 +275,7 @@ def _check_counts(prepared: Prepared, data: DataSpec, counts: Counts, cleaned: C
     """No side that was asked for is empty, and every row is on a side or counted as dropped."""
     out, dropped = int(counts[:NONE].sum()), sum(cleaned.dropped.values())
     assert out + dropped == prepared.num_rows, (out, dropped, prepared.num_rows)
-    has_folds = getattr(data.split, "folds", None) is not None
+    has_folds = data.num_folds is not None
     for side, count in zip(SIDES, counts, strict=False):
         wanted = side == "train" or getattr(data.split, side, 0) not in (0, 0.0)
         if wanted and not (side == "validation" and has_folds) and count == 0:
@@ -304,7 +304,7 @@ def _publish(
     for number, side in enumerate(SIDES):
         path, count = stage / f"{side}.npy", int(counts[number])
         _write_rows(path, count, prepared, sides == number)
-    num_folds = getattr(data.split, "folds", None)
+    num_folds = data.num_folds
     if num_folds is not None:
         kept = Kept(prepared, sides == TRAIN)
         shape = (num_folds, int(counts[TRAIN]))

@@ -84,7 +84,7 @@ def _task(job: Job) -> Iterator[Problem]:
         yield job.problem(f"train.loss.{key}", f"loss `{loss.name}` does not use it")
     schedule = spec.train.schedule
     if schedule.name == "plateau":
-        if getattr(spec.data.split, "folds", None) is not None:
+        if spec.data.num_folds is not None:
             what = "waits for validation rows, and the last training of folds has none"
             yield job.problem("train.schedule.name", what, "take another")
     else:
@@ -190,7 +190,7 @@ def _language(job: Job) -> Iterator[Problem]:
     if data.ingest == "stream":
         what = "packs rows by themselves, and sequences are packed from all documents"
         yield job.problem("data.ingest", what, "write `ingest: prepared`")
-    if getattr(data.split, "folds", None) is not None:
+    if data.num_folds is not None:
         yield job.problem("data.split.folds", "task `language` has one validation side")
 
 
@@ -283,8 +283,7 @@ def _degrees(job: Job) -> Iterator[Problem]:
 
 def _validation(job: Job) -> Iterator[Problem]:
     split = job.spec.data.split
-    folds = getattr(split, "folds", None)
-    if folds is not None:
+    if job.spec.data.num_folds is not None:
         if "validation" in split.model_fields_set:
             yield job.problem("data.split.validation", "folds take its place", "leave it out")
         return

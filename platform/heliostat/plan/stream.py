@@ -34,7 +34,7 @@ def stream_problems(job: Job) -> Iterator[Problem]:
             f"`{data.split.method}` needs all rows to place one, and `ingest: stream` keeps none",
             f"one of: {', '.join(METHODS)}; or `ingest: prepared`",
         )
-    if getattr(data.split, "folds", None) is not None:
+    if data.num_folds is not None:
         yield job.problem(
             "data.split.folds", "read the data again and again", "write `ingest: prepared`"
         )

@@ -87,10 +87,11 @@ def _split(plan: Plan) -> str:
     split, counts = plan.job.spec.data.split, plan.counts
     if counts is None:
         return f"{split.method}: by values"
-    folds = getattr(split, "folds", None)
+    folds = plan.job.spec.data.num_folds
     if folds is not None:
+        at_once = ", as many at once as find room" if _trains_folds_at_once(plan) else ""
         return (
-            f"{split.method}: {folds} folds, about {counts.train:,} train + "
+            f"{split.method}: {folds} folds{at_once}, about {counts.train:,} train + "
             f"{counts.validation:,} validation each; {counts.test:,} test"
         )
     bound = "" if counts.exact else ", each at most, before cleaning"
@@ -184,7 +185,7 @@ def _goal(plan: Plan) -> str:
 
 def _needs(plan: Plan) -> str:
     resources = plan.job.spec.scale.resources
-    noun = "a trial" if plan.num_trials else "in all"
+    noun = _held_by(plan)
     workers = f"{plan.world.size} worker{'' if plan.world.size == 1 else 's'}"
     text = f"{_counted(plan.cpus, 'CPU')} {noun} = {workers} x {resources.cpu:g}"
     if plan.data_cpus:
@@ -192,6 +193,16 @@ def _needs(plan: Plan) -> str:
     if resources.gpu:
         text += f"; {_counted(plan.gpus, 'GPU')} = {workers} x {resources.gpu:g}"
     return text
+
+
+def _held_by(plan: Plan) -> str:
+    if plan.num_trials:
+        return "a trial"
+    return "a fold" if _trains_folds_at_once(plan) else "in all"
+
+
+def _trains_folds_at_once(plan: Plan) -> bool:
+    return plan.job.spec.data.num_folds is not None and plan.world.size == 1
 
 
 def _counted(number: float, noun: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -107,6 +107,19 @@ def trials_at_once(plan: Plan, cluster: Cluster) -> int:
     beside = 0 if cluster.embedded else plan.data_cpus
     fits = max(1, cluster.slots(plan.cpus + beside, plan.gpus))
     return fits if spec.concurrency == "auto" else min(spec.concurrency, fits)
+
+
+def folds_at_once(plan: Plan, cluster: Cluster) -> int:
+    """How many folds of a cross-validation without a sweep train at the same time: as many as find
+    room now, if one worker is a training.
+    """
+    spec = plan.job.spec
+    if spec.data.num_folds is None or spec.tune is not None or spec.scale.num_workers > 1:
+        return 1
+    if not cluster.embedded:
+        free = ray.available_resources()
+        cluster = replace(cluster, cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0))
+    return min(spec.data.num_folds, max(1, cluster.slots(plan.cpus, plan.gpus)))
 
 
 def check_storage_is_shared(folder: StorePath) -> None:

@@ -31,6 +31,7 @@ from heliostat.run.cluster import (
     Cluster,
     check_storage_is_shared,
     connected,
+    folds_at_once,
     require_capacity,
     trials_at_once,
 )
@@ -45,7 +46,7 @@ from heliostat.storage.lease import Lease
 from heliostat.storage.objects import StorePath
 from heliostat.storage.runs import DEFAULT_STORAGE, RunFolder, Storage
 from heliostat.train.assignment import Assignment, RunPlace, open_data
-from heliostat.train.driver import Watch, build_group, drive
+from heliostat.train.driver import Watch, build_group, drive, drive_folds
 from heliostat.train.versions import versions
 from heliostat.train.workers import WorkerGroup
 
@@ -176,6 +177,7 @@ class _Run:
             self.plan.data_cpus,
         )
         check_storage_is_shared(self.storage.root)
+        self._num_at_once = folds_at_once(self.plan, cluster)
         group = self._start_early(cluster)
         try:
             assignment = self._prepare(cluster)
@@ -184,7 +186,8 @@ class _Run:
                 group.stop()
             raise
         self.record.gauges = gauges_of(cluster.embedded, self.folder.reference)
-        held = self.plan.gpus * (trials_at_once(self.plan, cluster) if self.spec.tune else 1)
+        beside = trials_at_once(self.plan, cluster) if self.spec.tune else self._num_at_once
+        held = self.plan.gpus * beside
         limits = self.spec.limits
         deadline = deadline_of(limits, self.clock.started, time.monotonic(), held)
         watch = Watch(
@@ -197,9 +200,10 @@ class _Run:
             return self._tune(assignment, cluster, watch)
         with self.clock.phase("train"):
             if group is None:
-                group = build_group(self.spec, self._ray_folder)
+                group = self._group()
                 group.start()
-            finished = drive(group, assignment, self.record, watch)
+            how = drive if self._num_at_once == 1 else drive_folds
+            finished = how(group, assignment, self.record, watch)
         return _Outcome(
             finished.metrics, finished.details, finished.seconds["train"], folds=finished.folds
         )
@@ -210,17 +214,16 @@ class _Run:
         """
         if self.spec.tune is not None:
             return None
-        needed = self.plan.cpus
+        needed = self.plan.cpus * self._num_at_once
         free = float("inf") if cluster.embedded else ray.available_resources().get("CPU", 0.0)
         if not is_prepared(self.plan, self.storage.prepared) and free < needed + 1:
             return None
-        group = build_group(self.spec, self._ray_folder)
+        group = self._group()
         group.start()
         return group
 
-    @property
-    def _ray_folder(self) -> str:
-        return str(self.folder.path / "ray")
+    def _group(self) -> WorkerGroup:
+        return build_group(self.spec, str(self.folder.path / "ray"), self._num_at_once)
 
     def _prepare(self, cluster: Cluster) -> Assignment:
         plan = self.plan
@@ -261,7 +264,7 @@ class _Run:
         """
         cpus = int(cluster.cpus)
         small = len(units_of(self.plan.catalog)) <= SMALL_SOURCE_UNITS
-        return max(1, cpus - int(self.plan.cpus)) if small else cpus
+        return max(1, cpus - int(self.plan.cpus * self._num_at_once)) if small else cpus
 
     def _preparing(self, done: int, total: int) -> None:
         if self.record.stop_requested():

@@ -114,7 +114,8 @@ class RunRecord:
             self._board.cut(event.step)
             for sentence in event.skipped:
                 self.note(sentence)
-            self.console.line(f"resumed at step {event.step}")
+            if event.step:
+                self.console.line(f"resumed at step {event.step}")
         elif isinstance(event, Placed):
             self._placed(event)
         elif isinstance(event, Stepped):
@@ -182,7 +183,7 @@ class RunRecord:
     def _stepped(self, event: Stepped, when: float) -> None:
         self._row(when, event)
         done, fold = event.step / event.num_steps, event.fold
-        self.progress(done if fold is None else (fold.index + done) / (fold.num_folds + 1))
+        self.progress(done if fold is None else fold.progress(done))
         eta = self._state["eta_seconds"]
         text = f"loss {number_text(event.loss)}  lr {event.learning_rate:.1e}  "
         if event.gradient_norm is not None:

@@ -199,7 +199,7 @@ class Trials:
         ledger = storage.ledger(plan.job.spec.name)
         self.models, self.checkpoints = ledger / "models", ledger / "checkpoints"
         self.models.mkdir(parents=True, exist_ok=True)
-        num_folds = getattr(plan.job.spec.data.split, "folds", None)
+        num_folds = plan.job.spec.data.num_folds
         self.folds: tuple[int | None, ...] = (
             (None,) if num_folds is None else tuple(range(num_folds))
         )

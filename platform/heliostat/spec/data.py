@@ -340,3 +340,8 @@ class DataSpec(Spec):
     clean: CleanSpec = CleanSpec()
     split: Split = RandomSplit()
     ingest: Literal["prepared", "stream"] = "prepared"
+
+    @property
+    def num_folds(self) -> int | None:
+        """In how many folds the split is validated; None: in none."""
+        return getattr(self.split, "folds", None)

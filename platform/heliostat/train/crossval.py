@@ -1,12 +1,13 @@
 """Cross-validation: one training a fold, then one on all rows that are not kept for test.
 
 A finished fold leaves a note beside its checkpoints, so that a resumed run goes on with the
-next. The final training has no validation rows: with early stopping it is as long as the
-folds' best lengths on average.
+next, and the final training learns how folds ended that trained elsewhere. The final training has
+no validation rows: with early stopping it is as long as the folds' best lengths on average.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,16 @@ from heliostat.storage.folders import remove_folder
 from heliostat.storage.lease import check_token
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, RunPlace
-from heliostat.train.events import Event, Finished, Fold, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import (
+    Event,
+    Finished,
+    Fold,
+    Noted,
+    Resumed,
+    Stepped,
+    Stopped,
+    Validated,
+)
 
 Train = Callable[[Assignment], Generator[Event, None, None]]
 Rows = list[Mapping[str, Any]]
@@ -33,19 +43,25 @@ def cross_validation(
     """
     history: Rows = []
     folds: list[_FoldResult] = []
+    is_told = True
     for index in range(num_folds):
         part = part_of(assignment, index)
         result = _known(part)
-        if result is None:
+        if result is not None:
+            history += result.history
+            is_told = False
+        else:
+            if not is_told:
+                yield Resumed(0, (), tuple(history))
+            is_told = True
             result = yield from _train_fold(part, Fold(index, num_folds), train, history)
             if result is None:
                 return
             if keeps_notes:
                 _keep(part, result)
-        else:
-            history += result.history
-            yield Resumed(0, (), tuple(history))
         folds.append(result)
+    if not is_told:
+        yield Resumed(0, (), tuple(history))
     final = refitted(assignment, [fold.progress for fold in folds])
     for event in train(final):
         if isinstance(event, Finished):
@@ -53,6 +69,21 @@ def cross_validation(
         yield _labelled(event, Fold(num_folds, num_folds), history)
         if isinstance(event, Stopped):
             return
+
+
+def every_nth_fold(
+    assignment: Assignment, num_folds: int, first: int, num_at_once: int, train: Train
+) -> Generator[Event, None, None]:
+    """The events of the trainings of every `num_at_once`-th fold from `first` on, that are not
+    known: while others train the rest.
+    """
+    for index in range(first, num_folds, num_at_once):
+        part = part_of(assignment, index)
+        if _known(part) is None:
+            result = yield from _train_fold(part, Fold(index, num_folds, num_at_once), train, [])
+            if result is None:
+                return
+            _keep(part, result)
 
 
 def refitted(assignment: Assignment, lengths: Sequence[int]) -> Assignment:
@@ -92,11 +123,20 @@ def _train_fold(
         if isinstance(labelled, Resumed):
             own = [row for row in labelled.history if row.get("fold") == fold.index]
         elif isinstance(labelled, (Stepped, Validated)):
-            own.append(labelled.row())
-        yield labelled
+            own.append({"time": time.time()} | labelled.row())
+        yield _beside_others(labelled, fold) if fold.num_at_once > 1 else labelled
         if isinstance(event, Stopped):
             return None
     return None
+
+
+def _beside_others(event: Event, fold: Fold) -> Event:
+    """What a fold has resumed from says nothing of the others' rows; all are put in order when the
+    final training begins.
+    """
+    if not isinstance(event, Resumed):
+        return event
+    return Noted("; ".join([f"{fold}: resumed at step {event.step}", *event.skipped]))
 
 
 def _labelled(event: Event, fold: Fold, history: Rows) -> Event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from heliostat.errors import (
@@ -20,8 +20,9 @@ from heliostat.errors import (
 from heliostat.spec.job import JobSpec
 from heliostat.spec.scale import ElasticWorkers
 from heliostat.train.assignment import Assignment
+from heliostat.train.channel import Work
 from heliostat.train.events import Event, Failed, Finished, Stopped, Stuck
-from heliostat.train.worker import train_worker
+from heliostat.train.worker import train_after_folds, train_own_folds, train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec, Poll, WorkerGroup
 
 POLL_SECONDS = 0.05
@@ -48,8 +49,10 @@ class Watch:
     stop_requested: Callable[[], bool]
 
 
-def build_group(spec: JobSpec, storage: str) -> WorkerGroup:
-    """The worker group of a job: Ray Train for several workers, plain actors for one."""
+def build_group(spec: JobSpec, storage: str, num_at_once: int = 1) -> WorkerGroup:
+    """The worker group of a job: Ray Train for several workers, plain actors for one; or for as
+    many as train folds at once.
+    """
     scale, limits = spec.scale, spec.limits
     group = GroupSpec(
         size=scale.num_workers,
@@ -63,7 +66,7 @@ def build_group(spec: JobSpec, storage: str) -> WorkerGroup:
         unit=scale.parallel.product,
     )
     if group.size == 1:
-        return ActorGroup(group)
+        return ActorGroup(replace(group, size=num_at_once))
     from heliostat.train.ray_train import RayTrainGroup  # more than a second of import
 
     return RayTrainGroup(group, storage)
@@ -78,8 +81,19 @@ def drive(group: WorkerGroup, assignment: Assignment, sink: Sink, watch: Watch) 
         TrainError, UserError: training told why it cannot go on.
     """
     try:
-        group.run(train_worker, assignment)
-        return _Driver(group, sink, watch).run()
+        return _Driver(group, sink, watch).finished(train_worker, assignment)
+    finally:
+        group.stop()
+
+
+def drive_folds(group: WorkerGroup, assignment: Assignment, sink: Sink, watch: Watch) -> Finished:
+    """As `drive`, where every worker of the group trains folds of its own, and one of them the
+    model at last.
+    """
+    try:
+        driver = _Driver(group, sink, watch)
+        driver.run(train_own_folds, assignment)
+        return driver.finished(train_after_folds, assignment)
     finally:
         group.stop()
 
@@ -87,17 +101,28 @@ def drive(group: WorkerGroup, assignment: Assignment, sink: Sink, watch: Watch) 
 class _Driver:
     def __init__(self, group: WorkerGroup, sink: Sink, watch: Watch) -> None:
         self.group, self.sink, self.watch = group, sink, watch
-        self.finished: Finished | None = None
+        self.result: Finished | None = None
+        self.stopped: Stopped | None = None
         self.moved = time.monotonic()
         self.restarts = 0
         self.stop_asked = 0.0
 
-    def run(self) -> Finished:
+    def finished(self, work: Work, assignment: Assignment) -> Finished:
+        self.run(work, assignment)
+        if self.result is None:
+            raise InterruptedRunError("the workers ended without a result")
+        return self.result
+
+    def run(self, work: Work, assignment: Assignment) -> None:
+        """Until all workers have ended: one that has stopped may be ahead of others."""
+        self.group.run(work, assignment)
         while True:
             poll = self.group.poll()
             self._pass_on(poll)
+            if poll.state == "finished" and self.stopped is not None:
+                raise StoppedError(f"stopped at step {self.stopped.step}")
             if poll.state == "finished":
-                return self._end()
+                return
             if poll.state == "failed":
                 raise InterruptedRunError(
                     f"the workers failed {poll.restarts + 1} times, "
@@ -123,15 +148,10 @@ class _Driver:
             if isinstance(event, Failed):
                 raise _error_of(event)
             if isinstance(event, Finished):
-                self.finished = event
+                self.result = event
             self.sink.event(event, when)
             if isinstance(event, Stopped):
-                raise StoppedError(f"stopped at step {event.step}")
-
-    def _end(self) -> Finished:
-        if self.finished is None:
-            raise InterruptedRunError("the workers ended without a result")
-        return self.finished
+                self.stopped = event
 
     def _check_time(self) -> None:
         now = time.monotonic()

@@ -20,14 +20,30 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Fold:
-    """Which training of a cross-validation: fold 0 to `num_folds` - 1, then the final one."""
+    """Which training of a cross-validation: fold 0 to `num_folds` - 1, then the final one;
+    `num_at_once` of them train side by side.
+    """
 
     index: int
     num_folds: int
+    num_at_once: int = 1
 
     def __str__(self) -> str:
-        is_final = self.index == self.num_folds
-        return "all folds" if is_final else f"fold {self.index + 1}/{self.num_folds}"
+        return "all folds" if self._is_final else f"fold {self.index + 1}/{self.num_folds}"
+
+    def progress(self, done: float) -> float:
+        """How much of the whole is done, 0 to 1, when so much of this one is: others beside it are
+        taken to be as far.
+        """
+        if self._is_final:
+            return (self.num_folds + done) / (self.num_folds + 1)
+        before = self.index - self.index % self.num_at_once
+        beside = min(self.num_at_once, self.num_folds - before)
+        return (before + beside * done) / (self.num_folds + 1)
+
+    @property
+    def _is_final(self) -> bool:
+        return self.index == self.num_folds
 
 
 def _fold(fold: Fold | None) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 
-from heliostat.parallel.world import World
+from heliostat.parallel.world import SoloWorld, World
 from heliostat.storage.objects import as_path
 from heliostat.train.assignment import Assignment, open_data
 from heliostat.train.checkpoint import (
@@ -17,7 +17,7 @@ from heliostat.train.checkpoint import (
     TrialCheckpoints,
 )
 from heliostat.train.control import Control
-from heliostat.train.crossval import cross_validation
+from heliostat.train.crossval import cross_validation, every_nth_fold
 from heliostat.train.events import Event, Finished
 
 
@@ -30,11 +30,23 @@ def train_events(
         UserError: the data, now that it is seen, does not fit the job.
         TrainError: training met something that a restart would meet again.
     """
-    num_folds = getattr(assignment.spec.data.split, "folds", None)
+    num_folds = assignment.spec.data.num_folds
     if num_folds is None or assignment.fold is not None or assignment.refit:
         return training(assignment, world, control)
     train = partial(training, world=world, control=control)
     return cross_validation(assignment, num_folds, train, keeps_notes=world.leads)
+
+
+def fold_events(
+    assignment: Assignment, first: int, num_at_once: int, control: Control
+) -> Generator[Event, None, None]:
+    """Train every `num_at_once`-th fold from `first` on, alone: `train_events` then finds how they
+    ended.
+    """
+    num_folds = assignment.spec.data.num_folds
+    assert num_folds is not None
+    train = partial(training, world=SoloWorld(), control=control)
+    return every_nth_fold(assignment, num_folds, first, num_at_once, train)
 
 
 def training(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import ray
 
@@ -11,9 +14,9 @@ from heliostat.parallel.world import BoostedWorld, SoloWorld, TorchWorld, World
 from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
 from heliostat.train.channel import Seat, Sender
-from heliostat.train.control import ClockControl
-from heliostat.train.events import Failed, Placed, Stuck
-from heliostat.train.job import train_events
+from heliostat.train.control import ClockControl, Control
+from heliostat.train.events import Event, Failed, Placed, Stuck
+from heliostat.train.job import fold_events, train_events
 from heliostat.train.watchdog import Watchdog
 
 COLLECTIVE_TIMEOUT_SECONDS = 180.0
@@ -21,9 +24,34 @@ STUCK_SHARE = 0.5  # of `limits.stall_minutes`: after it, a rank says where it s
 
 
 def train_worker(assignment: Assignment, seat: Seat) -> None:
-    """Train as one rank. Rank 0 tells all events; any rank tells why it cannot go on.
+    """Train as one rank. Rank 0 tells all events; any rank tells why it cannot go on."""
 
-    An error of ours ends the work for good, so it is a message. Anything else is raised: the
+    def events(control: Control) -> Iterator[Event]:
+        world = join_world(assignment.spec, seat)
+        yield from train_events(assignment, world, control)
+        world.close()
+
+    _work(assignment, seat, events, is_heard=seat.rank == 0)
+
+
+def train_own_folds(assignment: Assignment, seat: Seat) -> None:
+    """Train the folds that fall to this seat. Seats know nothing of each other; all are heard."""
+    _work(assignment, seat, partial(fold_events, assignment, seat.rank, seat.size), is_heard=True)
+
+
+def train_after_folds(assignment: Assignment, seat: Seat) -> None:
+    """The training that follows the folds, in the first seat alone."""
+    if seat.rank == 0:
+        train_worker(assignment, replace(seat, size=1))
+
+
+def _work(
+    assignment: Assignment,
+    seat: Seat,
+    events: Callable[[Control], Iterator[Event]],
+    is_heard: bool,
+) -> None:
+    """An error of ours ends the work for good, so it is a message. Anything else is raised: the
     worker group restarts the ranks, up to `limits.failures` times.
     """
     sender = Sender(seat.channel, seat.rank)
@@ -34,12 +62,10 @@ def train_worker(assignment: Assignment, seat: Seat) -> None:
     watchdog = Watchdog(patience, lambda at: sender.put(Stuck(seat.rank, patience, at)))
     try:
         sender.put(_placed(seat))
-        world = join_world(spec, seat)
-        for event in train_events(assignment, world, control):
+        for event in events(control):
             watchdog.moved()
-            if seat.rank == 0:
+            if is_heard:
                 sender.put(event)
-        world.close()
     except HeliostatError as error:
         sender.put(Failed(str(error), error.exit_status))
     finally:

@@ -158,8 +158,8 @@ class ActorGroup:
         ]
 
     def run(self, work: Work, payload: Any) -> None:
-        """See `WorkerGroup`."""
-        self._work = (work, payload)
+        """See `WorkerGroup`. Workers that have ended what they did take new work."""
+        self._work, self._running = (work, payload), False
         self._begin()
 
     def poll(self) -> Poll:

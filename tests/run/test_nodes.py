@@ -52,7 +52,12 @@ def submit(heliostat, job, name: str, site: dict, *settings: str) -> dict:
 def test_ranks_trials_and_shards_are_on_several_nodes(heliostat, make_job, site, tmp_path):
     job = make_job(**NETWORK)
     told = heliostat("plan", job, "--to", "three", env=site).stdout
-    assert "placement any node of http://127.0.0.1" in told
+    assert "placement 1 worker in all = 1 on " in told and "0.50 an hour" in told
+    four = ("plan", job, "--to", "three", "--set")
+    told = heliostat(*four, "scale.workers=4", env=site).stdout
+    assert "placement 4 workers in all = 2 on " in told and " + 2 on " in told
+    refused = heliostat(*four, "scale.workers=5", env=site)
+    assert refused.returncode == 2 and "its nodes hold 4 of 5 workers: " in refused.stderr
     scores = []
     for name, settings in {
         "data": ("scale.workers=4",),

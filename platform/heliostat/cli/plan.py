@@ -6,6 +6,7 @@ import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, open_storage, read_job, read_site
+from heliostat.errors import LaunchError
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
 from heliostat.spec.load import Job
@@ -41,13 +42,18 @@ def command(
 
 
 def _placed(job: Job, target: str) -> str:
-    from heliostat.launch.placement import place
+    from heliostat.launch.nodes import nodes_of
+    from heliostat.launch.placement import place, spread
     from heliostat.launch.target import find_cluster
     from heliostat.spec.site import AddressCluster
 
     cluster = find_cluster(read_site(), target, job.spec)
     if isinstance(cluster, AddressCluster):
-        return f"any node of {cluster.address}; its room is checked when the run begins"
+        try:
+            nodes = nodes_of(cluster)
+        except LaunchError as error:
+            return f"unknown: {error}; the room of {cluster.address} is checked when the run begins"
+        return spread(job.spec, nodes, cluster.price_per_hour)
     return place(job.spec, cluster.kuberay).sentence(cluster.kuberay)
 
 

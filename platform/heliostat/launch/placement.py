@@ -1,15 +1,42 @@
-"""Which pods of a Kubernetes cluster hold a job's workers: a pure sum."""
+"""Which pods of Kubernetes or nodes of Ray hold the workers of a job: a pure sum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from heliostat.errors import Problem, UserError
 from heliostat.plan.memory import format_bytes
 from heliostat.spec.job import JobSpec
 from heliostat.spec.kuberay import KubeRaySpec, WorkerGroup
 from heliostat.spec.scale import ElasticWorkers
+
+
+class Room(Protocol):
+    """What a pod or a node has; `memory` in bytes."""
+
+    @property
+    def cpu(self) -> float:
+        """CPUs."""
+
+    @property
+    def gpu(self) -> float:
+        """GPUs."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a running Ray cluster, with all that it has, free or not."""
+
+    address: str
+    cpu: float
+    gpu: float
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ def place(spec: JobSpec, cluster: KubeRaySpec) -> Placement:
     groups = sorted(cluster.groups, key=lambda group: (group.gpu > 0) != needs_gpu)
     lacking = []
     for group in groups:
-        per_pod, text = _workers_per_pod(spec, group)
+        per_pod, text = _workers_in(spec, group)
         workers = spec.scale.workers
         least, most = (
             (workers.min, workers.max)
@@ -71,13 +98,39 @@ def place(spec: JobSpec, cluster: KubeRaySpec) -> Placement:
     raise UserError(Problem("scale.workers", what, "lower `scale`, or enlarge a group"))
 
 
-def _workers_per_pod(spec: JobSpec, group: WorkerGroup) -> tuple[int, str]:
+def spread(spec: JobSpec, nodes: Sequence[Node], price_per_cpu_hour: float) -> str:
+    """How many workers the nodes of a Ray cluster hold, the largest first, as `plan` shows it.
+
+    Raises:
+        UserError: too few, with the sum.
+    """
+    workers, scale = spec.scale.num_workers, spec.scale
+    held = sorted(((_workers_in(spec, node)[0], node) for node in nodes), key=lambda pair: -pair[0])
+    room = sum(count for count, _ in held)
+    if room < scale.min_workers:
+        sums = "; ".join(f"{node.address}: {_workers_in(spec, node)[1]}" for node in nodes)
+        what = f"its nodes hold {room} of {scale.min_workers} workers: {sums}"
+        raise UserError(Problem("scale.workers", what, "lower `scale`, or enlarge the cluster"))
+    left, parts = min(workers, room), []
+    for count, node in held:
+        if (taken := min(count, left)) > 0:
+            parts.append(f"{taken} on {node.address}")
+            left -= taken
+    noun = "a trial" if spec.tune is not None else "in all"
+    text = f"{min(workers, room)} worker{'s'[: workers > 1]} {noun} = {' + '.join(parts)}"
+    if spec.tune is not None:
+        text += f"; room for {max(1, room // workers)} trials at once"
+    price = price_per_cpu_hour * workers * scale.resources.cpu
+    return text + (f"; {price:,.2f} an hour {noun}" if price else "")
+
+
+def _workers_in(spec: JobSpec, group: Room) -> tuple[int, str]:
     fits = list(_fits(spec, group))
     text = ", ".join(f"{there:g} {name} / {each:g}" for name, there, each in fits)
     return min(int(there / each + 1e-9) for _, there, each in fits), text
 
 
-def _fits(spec: JobSpec, group: WorkerGroup) -> Iterator[tuple[str, float, float]]:
+def _fits(spec: JobSpec, group: Room) -> Iterator[tuple[str, float, float]]:
     wanted = spec.scale.resources
     yield "CPU", group.cpu, wanted.cpu
     if wanted.gpu:

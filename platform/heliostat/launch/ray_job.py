@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 import heliostat
 from heliostat.catalog.code import CODE_FOLDER, copy_code
 from heliostat.errors import LaunchError, Problem, UserError
+from heliostat.launch.token import headers_of
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster
 from heliostat.storage.runs import ID_PATTERN, new_run_id
@@ -187,29 +187,8 @@ def connect(cluster: AddressCluster) -> Any:
     """
     from ray.job_submission import JobSubmissionClient  # `status` often needs no cluster
 
-    token = _token(cluster)
-    # A Kubernetes API server in between keeps `Authorization` for itself; without it Ray's client
-    # would add what it finds in the environment.
-    names = ("x-ray-authorization", "Authorization")
-    headers = dict.fromkeys(names, f"Bearer {token}") if token else None
     with _plain_errors(cluster):
-        return JobSubmissionClient(cluster.address, headers=headers)
-
-
-def _token(cluster: AddressCluster) -> str | None:
-    if cluster.token_env is not None:
-        token = os.environ.get(cluster.token_env)
-        if not token:
-            raise LaunchError(
-                f"the variable {cluster.token_env}, named by the site file, is not set"
-            )
-        return token
-    if cluster.token_file is not None:
-        try:
-            return Path(cluster.token_file).expanduser().read_text().strip()
-        except OSError as error:
-            raise LaunchError(f"the token file {cluster.token_file}: {error.strerror}") from error
-    return None  # Ray's client finds RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray by itself
+        return JobSubmissionClient(cluster.address, headers=headers_of(cluster) or None)
 
 
 def _info(client: Any, submission: str) -> Any:

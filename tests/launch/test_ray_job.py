@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+from heliostat.launch.sent import find_sent
+from heliostat.spec.load import load_job
+from heliostat.storage.runs import Storage
 from tests.launch.test_kube import check_sent_again
 
 
@@ -48,7 +51,7 @@ def test_a_job_is_sent_once_followed_and_found_again(heliostat, make_job, site, 
     )
 
 
-def test_the_data_phase_is_a_step_of_its_own(heliostat, make_job, site, tmp_path):
+def test_the_data_phase_is_a_step_of_its_own(heliostat, make_job, site, ray_head, tmp_path):
     job = make_job()
     done = heliostat("prepare", job, "--to", "lab", "--id", "data", "--wait", env=site)
     assert done.returncode == 0, done.stderr
@@ -57,8 +60,12 @@ def test_the_data_phase_is_a_step_of_its_own(heliostat, make_job, site, tmp_path
     assert state["status"] == "SUCCEEDED"
     again = heliostat("prepare", job, "--to", "lab", "--id", "data", env=site)
     assert "nothing new was sent" in again.stderr
-    ran = heliostat("submit", job, "--to", "lab", "--id", "after", "--wait", env=site)
+    # A cluster that the job writes out is one of the site file without a name.
+    written = f"cluster={{address: '{ray_head.dashboard}', token_file: '{tmp_path}/token'}}"
+    ran = heliostat("submit", job, "--set", written, "--id", "after", "--wait", env=site)
     assert ran.returncode == 0 and "rows found prepared" in ran.stdout
+    sent = find_sent(Storage.open(str(tmp_path / "s")), "small/after")
+    assert sent is not None and sent.cluster == load_job(job, settings=[written]).spec.cluster
     broken = tmp_path / "broken.yaml"
     broken.write_text("data: {source: nowhere}\n")
     failed = heliostat("prepare", job, broken, "--to", "lab", "--wait", env=site)

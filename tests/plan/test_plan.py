@@ -74,7 +74,7 @@ def test_what_does_not_add_up_is_refused(make_job, settings, sentence):
     "setting",
     [
         "data.features.color={type: image}", "data.features.color={type: audio}",
-        "track.mlflow=http://x", "cluster={address: x}",
+        "track.mlflow=http://x",
     ],
 )  # fmt: skip
 def test_parts_that_are_not_built_yet_are_refused_by_name(make_job, setting):

@@ -47,7 +47,7 @@ def _placed(job: Job, target: str) -> str:
     from heliostat.launch.target import find_cluster
     from heliostat.spec.site import AddressCluster
 
-    cluster = find_cluster(read_site(), target, job.spec)
+    cluster = find_cluster(read_site(), target)
     if isinstance(cluster, AddressCluster):
         try:
             nodes = nodes_of(cluster)

@@ -24,5 +24,5 @@ def command(
     from heliostat.launch.clusters import destination
     from heliostat.launch.target import find_cluster
 
-    cluster = destination(find_cluster(read_site(), target, job.spec))
+    cluster = destination(find_cluster(read_site(), target or job.spec.cluster))
     print_json(cluster.render(job, run_id, "run").to_json())

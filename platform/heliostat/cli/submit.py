@@ -54,14 +54,14 @@ def send(
     from heliostat.launch.sent import Sent, find_sent, remember
     from heliostat.launch.target import find_cluster
 
-    name = target or (job.spec.cluster if isinstance(job.spec.cluster, str) else None)
+    name = target or job.spec.cluster
     cluster = find_cluster(read_site(), name)
     storage = open_storage(job.spec.storage)
     rendered = destination(cluster).render(job, run_id, verb)
     attempt = _attempt(storage, rendered.run)
     submission, is_new = rendered.send()
     run = rendered.run.partition("/")[2]
-    sent = Sent(job.spec.name, run, str(name), submission, verb, attempt if is_new else 0)
+    sent = Sent(job.spec.name, run, name or cluster, submission, verb, attempt if is_new else 0)
     if is_new or find_sent(storage, sent.reference) is None:  # maybe from another machine
         remember(storage, sent)
     if as_json:

@@ -5,23 +5,29 @@ by name alone. A convenience: the cluster and the storage hold the truth.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from heliostat.errors import ArtifactError
+from heliostat.spec.site import Cluster
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.objects import StorePath, matching
 from heliostat.storage.runs import Storage
 
+CLUSTER: TypeAdapter[str | Cluster] = TypeAdapter(str | Cluster)
+
 
 @dataclass(frozen=True)
 class Sent:
-    """A submission: the run, the cluster it went to, and its id there. A `verb` other than `run`
-    leaves no run folder; `after_attempt` is the attempt that the run had come to when it was sent.
+    """A submission: the run, the cluster it went to (by its name in the site file, or as the job
+    wrote it), and its id there. A `verb` other than `run` leaves no run folder; `after_attempt` is
+    the attempt that the run had come to when it was sent.
     """
 
     name: str
     run_id: str
-    cluster: str
+    cluster: str | Cluster
     submission_id: str
     verb: str = "run"
     after_attempt: int = 0
@@ -34,7 +40,8 @@ class Sent:
 
 def remember(storage: Storage, sent: Sent) -> None:
     """Keep a submission under the storage."""
-    write_json(_folder(storage) / f"{sent.submission_id}.json", asdict(sent))
+    cluster = CLUSTER.dump_python(sent.cluster, mode="json", by_alias=True)
+    write_json(_folder(storage) / f"{sent.submission_id}.json", vars(sent) | {"cluster": cluster})
 
 
 def all_sent(storage: Storage) -> Iterator[Sent]:
@@ -48,7 +55,7 @@ def all_sent(storage: Storage) -> Iterator[Sent]:
         yield Sent(
             value["name"],
             value["run_id"],
-            value["cluster"],
+            CLUSTER.validate_python(value["cluster"]),
             value["submission_id"],
             value.get("verb", "run"),
             value.get("after_attempt", 0),

@@ -1,21 +1,21 @@
-"""Which cluster a name of the site file stands for."""
+"""The cluster that a job is sent to."""
 
 from __future__ import annotations
 
 import difflib
 
 from heliostat.errors import Problem, UserError
-from heliostat.spec.job import JobSpec
-from heliostat.spec.site import Cluster, SiteSpec
+from heliostat.spec.site import AddressCluster, Cluster, KubeRayCluster, SiteSpec
 
 
-def find_cluster(site: SiteSpec, name: str | None, spec: JobSpec | None = None) -> Cluster:
-    """The cluster called `name`, or the job's own default.
+def find_cluster(site: SiteSpec, name: str | Cluster | None) -> Cluster:
+    """The cluster called `name` in the site file; one that is written out stands for itself.
 
     Raises:
         UserError: no name given, or the site file has none like it.
     """
-    name = name or (spec.cluster if spec and isinstance(spec.cluster, str) else None)
+    if isinstance(name, (AddressCluster, KubeRayCluster)):
+        return name
     if name is None:
         raise UserError(Problem("--to", "names no cluster", f"known: {_known(site)}"))
     cluster = site.clusters.get(name)

@@ -50,8 +50,6 @@ def _scale_parts(job: Job) -> Iterator[tuple[str, str]]:
 
 def _other_parts(job: Job) -> Iterator[tuple[str, str]]:
     spec = job.spec
-    if isinstance(spec.cluster, dict):
-        yield "cluster", "a cluster written into the job file is"
     for key in ("mlflow", "register"):
         if getattr(spec.track, "register_" if key == "register" else key) is not None:
             yield f"track.{key}", "tracking is"

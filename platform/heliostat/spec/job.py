@@ -11,6 +11,7 @@ from heliostat.spec.data import DataSpec
 from heliostat.spec.metrics import DEFAULT_OBJECTIVE, METRICS, Goal
 from heliostat.spec.model import Model
 from heliostat.spec.scale import LimitsSpec, ScaleSpec
+from heliostat.spec.site import Cluster
 from heliostat.spec.train import TrainSpec
 from heliostat.spec.tune import TuneSpec
 
@@ -61,7 +62,7 @@ class JobSpec(Spec):
     limits: LimitsSpec = LimitsSpec()
     tune: TuneSpec | None = None
     track: TrackSpec = TrackSpec()
-    cluster: str | dict[str, Any] | None = None
+    cluster: str | Cluster | None = None
 
     @property
     def objective_metric(self) -> str:

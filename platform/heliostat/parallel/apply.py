@@ -111,7 +111,9 @@ def unsynced(replica: nn.Module) -> Iterator[None]:
 def gradient_norm(parameters: Sequence[nn.Parameter], stage: Stage | None) -> Tensor:
     """The norm of all gradients together, the same on every rank."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if any(isinstance(gradient, DTensor) for gradient in gradients):
+    if not gradients:  # a step that was left out has none
+        norm = torch.zeros((), device=parameters[0].device)
+    elif any(isinstance(gradient, DTensor) for gradient in gradients):
         norm = torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
     else:
         # As `nn.utils.get_total_norm`, which first sorts gradients by device: here all are on one.

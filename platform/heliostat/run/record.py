@@ -190,6 +190,8 @@ class RunRecord:
             text += f"grad {number_text(event.gradient_norm)}  "
         pace, noun = event.pace
         text += f"{pace:,.0f} {noun}/s"
+        if event.utilization is not None:
+            text += f"  MFU {event.utilization:.1%}"
         if event.memory_bytes is not None:
             text += f"  {format_bytes(event.memory_bytes)}"
         if eta is not None:

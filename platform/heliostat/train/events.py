@@ -64,6 +64,7 @@ class Stepped:
     gradient_norm: float | None = None
     memory_bytes: int | None = None
     tokens_per_row: int | None = None
+    utilization: float | None = None
 
     @property
     def pace(self) -> tuple[float, str]:
@@ -82,6 +83,7 @@ class Stepped:
             f"{self.pace[1]}_per_second": self.pace[0],
             **({} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}),
             **({} if self.memory_bytes is None else {"memory_bytes": self.memory_bytes}),
+            **({} if self.utilization is None else {"mfu": self.utilization}),
             **_fold(self.fold),
         }
 

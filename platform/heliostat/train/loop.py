@@ -208,16 +208,18 @@ class _Loop:
             self.gradient_norm = gradient_norm(self.parameters, self.stage)
         if not math.isfinite(float(self.gradient_norm)):
             raise TrainError(gradient_trouble(self.task.model, self.step))
+        rows_per_second = self.rows_seen / max(seconds, 1e-9)
         event = Stepped(
             step=self.step,
             num_steps=self.task.num_steps,
             epoch=self.step / self.task.steps_per_epoch,
             loss=sum(losses) / len(losses),
             learning_rate=self.task.optimizer.param_groups[0]["lr"],
-            rows_per_second=self.rows_seen / max(seconds, 1e-9),
+            rows_per_second=rows_per_second,
             gradient_norm=float(self.gradient_norm),
             memory_bytes=peak_memory_bytes(self.device),
             tokens_per_row=self.task.tokens_per_row,
+            utilization=self.task.utilization(rows_per_second),
         )
         self.history.append({"time": time.time()} | event.row())
         yield event

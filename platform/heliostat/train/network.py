@@ -34,6 +34,7 @@ from heliostat.train.scoring import final_metrics, validation_metrics
 from heliostat.train.shards import is_sharded, load_sharded_weights
 from heliostat.train.task import Fit, TensorBatch
 from heliostat.train.transfer import begin_from, freeze
+from heliostat.train.utilization import utilization_of
 
 LOGGED_STEPS = 200
 
@@ -149,6 +150,12 @@ def _task(
         tokens_per_row=data.sequences["train"].max_tokens if data.sequences else None,
         validates=len(data.rows("validation")) > 0,
         seed_generator=spec.model.kind == "custom",
+        utilization=utilization_of(
+            spec,
+            assignment.columns,
+            learner.predictor.device,
+            world.size * spec.scale.parallel.peers,
+        ),
         pause_step=None if assignment.until is None else assignment.until * steps_per_unit,
     )
 

@@ -13,6 +13,7 @@ from heliostat.models.randomness import Randomness
 from heliostat.spec.metrics import Goal
 from heliostat.train.losses import LossSum
 from heliostat.train.stopping import Progress
+from heliostat.train.utilization import Utilization
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Fit:
     factor; `plateau` evaluations without a better one count as a plateau. A step goes by
     `micro_rows` rows of a rank at a time (None: all), halved when memory runs out if
     `halves_micro_rows`; no rank has more than `most_rows` of a batch. It pauses at the first
-    validation from `pause_step` on.
+    validation from `pause_step` on. `utilization` is what rows a second make of the GPUs.
     """
 
     model: nn.Module
@@ -94,4 +95,5 @@ class Fit:
     validates: bool = True
     seed_generator: bool = False
     pause_step: int | None = None
+    utilization: Utilization = lambda rows_per_second: None
     manifest: Mapping[str, Any] = field(default_factory=dict)

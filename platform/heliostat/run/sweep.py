@@ -178,15 +178,15 @@ def _best_model(
         if in_folds:
             assignment = refitted(assignment, best.lengths)
         place = replace(trials.base_place, checkpoints=str(folder.checkpoints))
-        assignment = replace(assignment, place=place)
+        assignment = replace(assignment, place=place, final=True)
         group = build_group(assignment.spec, str(folder.path / "ray"))
         group.start()
-        drive(group, assignment, record, watch)
+        finished = drive(group, assignment, record, watch)
+        metrics, details = finished.metrics, finished.details
+    else:
+        metrics, details = ray.get(_score_best.remote(assignment, str(trials.models / best.id)))
     copy_folder(trials.models / best.id, folder.model, DESCRIPTION)
-    metrics, details = ray.get(_score_best.remote(assignment, str(folder.model)))
-    if in_folds:
-        metrics = {**metrics, "validation": best.metrics}
-    return metrics, details
+    return ({**metrics, "validation": best.metrics} if in_folds else metrics), details
 
 
 class Trials:

@@ -76,6 +76,12 @@ def test_of_a_value_with_two_forms_only_the_one_that_was_written_is_told(tmp_pat
     text = job_text(Path("a"), train="train: {rounds: 4, loss: {name: focal, gama: 2}}")
     (problem,) = problems_of(tmp_path, text)
     assert "train.loss.gama: unknown key; did you mean `gamma`?" in problem
+    (problem,) = problems_of(
+        tmp_path, job_text(Path("a"), model="cluster: {address: lab}\nmodel: {kind: mlp}")
+    )
+    assert "cluster.address: `lab`: string should match pattern" in problem
+    problems = problems_of(tmp_path, job_text(Path("a"), model="cluster: 3\nmodel: {kind: mlp}"))
+    assert all("cluster: `3`: input should be a valid" in problem for problem in problems)
 
 
 def test_duplicate_keys_tags_and_broken_yaml(tmp_path):

@@ -116,10 +116,13 @@ def folds_at_once(plan: Plan, cluster: Cluster) -> int:
     spec = plan.job.spec
     if spec.data.num_folds is None or spec.tune is not None or spec.scale.num_workers > 1:
         return 1
+    free = ray.available_resources()
     if not cluster.embedded:
-        free = ray.available_resources()
         cluster = replace(cluster, cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0))
-    return min(spec.data.num_folds, max(1, cluster.slots(plan.cpus, plan.gpus)))
+    fits = cluster.slots(plan.cpus, plan.gpus)
+    if memory := spec.scale.resources.memory:
+        fits = min(fits, int(free.get("memory", 0.0) // memory))
+    return min(spec.data.num_folds, max(1, fits))
 
 
 def check_storage_is_shared(folder: StorePath) -> None:

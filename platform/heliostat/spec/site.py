@@ -32,7 +32,7 @@ class KubeRayCluster(Spec):
 
 
 def _cluster_tag(value: Any) -> str:
-    keys = value if isinstance(value, dict) else type(value).model_fields
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
     return "kuberay" if "kuberay" in keys else "address"
 
 

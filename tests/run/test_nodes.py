@@ -54,7 +54,8 @@ def test_ranks_trials_and_shards_are_on_several_nodes(heliostat, make_job, site,
     told = heliostat("plan", job, "--to", "three", env=site).stdout
     assert "placement 1 worker in all = 1 on " in told and "0.50 an hour" in told
     four = ("plan", job, "--to", "three", "--set")
-    told = heliostat(*four, "scale.workers=4", env=site).stdout
+    told = heliostat(*four, "scale.workers=4", "--set", "limits.hours=3", env=site).stdout
+    assert "at most 2.00 an hour, 6.00 in `limits.hours`" in told
     assert "placement 4 workers in all = 2 on " in told and " + 2 on " in told
     refused = heliostat(*four, "scale.workers=5", env=site)
     assert refused.returncode == 2 and "its nodes hold 4 of 5 workers: " in refused.stderr

@@ -54,7 +54,7 @@ def _placed(job: Job, target: str) -> str:
         except LaunchError as error:
             return f"unknown: {error}; the room of {cluster.address} is checked when the run begins"
         return spread(job.spec, nodes, cluster.price_per_hour)
-    return place(job.spec, cluster.kuberay).sentence(cluster.kuberay)
+    return place(job.spec, cluster.kuberay).sentence(cluster.kuberay, job.spec.limits.hours)
 
 
 def _differences(plan: Plan, run: str) -> list[str]:

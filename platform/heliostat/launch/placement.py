@@ -57,15 +57,14 @@ class Placement:
         """Of all pods and the head, at most."""
         return cluster.head.price_per_hour + self.most * self.group.price_per_hour
 
-    def sentence(self, cluster: KubeRaySpec) -> str:
-        """The sum, as `plan` shows it."""
+    def sentence(self, cluster: KubeRaySpec, hours: float | None) -> str:
+        """The sum, as `plan` shows it; with what the pods cost in at most so many `hours`."""
         group = self.group
         pods = f"{self.least} to {self.most}" if self.is_elastic else f"{self.most}"
         kind = " spot" if group.spot else ""
         gpus = f", {group.gpu} GPU" if group.gpu else ""
         size = f"{group.cpu:g} CPU, {format_bytes(group.memory)}{gpus}"
-        price = self.price_per_hour(cluster)
-        cost = f"; at most {price:,.2f} an hour" if price else ""
+        cost = _cost(self.price_per_hour(cluster), hours)
         return f"{pods}{kind} pods of `{group.name}` ({size}), {self.per_pod} workers each{cost}"
 
 
@@ -111,23 +110,40 @@ def spread(spec: JobSpec, nodes: Sequence[Node], price_per_cpu_hour: float) -> s
         sums = "; ".join(f"{node.address}: {_workers_in(spec, node)[1]}" for node in nodes)
         what = f"its nodes hold {room} of {scale.min_workers} workers: {sums}"
         raise UserError(Problem("scale.workers", what, "lower `scale`, or enlarge the cluster"))
-    left, parts = min(workers, room), []
+    workers = min(workers, room)
+    left, parts = workers, []
     for count, node in held:
         if (taken := min(count, left)) > 0:
             parts.append(f"{taken} on {node.address}")
             left -= taken
     noun = "a trial" if spec.tune is not None else "in all"
-    text = f"{min(workers, room)} worker{'s'[: workers > 1]} {noun} = {' + '.join(parts)}"
+    text = f"{workers} worker{'s'[: workers > 1]} {noun} = {' + '.join(parts)}"
+    at_once = max(1, room // workers) if spec.tune is not None else 1
     if spec.tune is not None:
-        text += f"; room for {max(1, room // workers)} trials at once"
-    price = price_per_cpu_hour * workers * scale.resources.cpu
-    return text + (f"; {price:,.2f} an hour {noun}" if price else "")
+        if spec.tune.concurrency != "auto":
+            at_once = min(at_once, spec.tune.concurrency)
+        text += f"; {at_once} at once"
+    price = price_per_cpu_hour * workers * scale.resources.cpu * at_once
+    return text + _cost(price, spec.limits.hours)
+
+
+def _cost(price_per_hour: float, hours: float | None) -> str:
+    if not price_per_hour:
+        return ""
+    whole = f", {price_per_hour * hours:,.2f} in `limits.hours`" if hours else ""
+    return f"; at most {price_per_hour:,.2f} an hour{whole}"
 
 
 def _workers_in(spec: JobSpec, group: Room) -> tuple[int, str]:
     fits = list(_fits(spec, group))
-    text = ", ".join(f"{there:g} {name} / {each:g}" for name, there, each in fits)
+    text = ", ".join(_quotient(name, there, each) for name, there, each in fits)
     return min(int(there / each + 1e-9) for _, there, each in fits), text
+
+
+def _quotient(name: str, there: float, each: float) -> str:
+    if name == "memory":
+        return f"{format_bytes(int(there))} / {format_bytes(int(each))}"
+    return f"{there:g} {name} / {each:g}"
 
 
 def _fits(spec: JobSpec, group: Room) -> Iterator[tuple[str, float, float]]:
@@ -136,4 +152,4 @@ def _fits(spec: JobSpec, group: Room) -> Iterator[tuple[str, float, float]]:
     if wanted.gpu:
         yield "GPU", group.gpu, wanted.gpu
     if wanted.memory:
-        yield "bytes", group.memory, wanted.memory
+        yield "memory", group.memory, wanted.memory

@@ -28,11 +28,11 @@ def nodes_of(cluster: AddressCluster) -> list[Node]:
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             rows = json.load(answer)["data"]["result"]["result"]
+        return [_node(row) for row in rows if row["state"] == "ALIVE"]
     except urllib.error.HTTPError as error:
         raise LaunchError(f"{cluster.address} answers {error.code} {error.reason}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LaunchError(f"{cluster.address} does not tell its nodes: {error}") from error
-    return [_node(row) for row in rows if row["state"] == "ALIVE"]
 
 
 def _node(row: dict[str, Any]) -> Node:

@@ -116,15 +116,21 @@ def spread(spec: JobSpec, nodes: Sequence[Node], price_per_cpu_hour: float) -> s
         if (taken := min(count, left)) > 0:
             parts.append(f"{taken} on {node.address}")
             left -= taken
-    noun = "a trial" if spec.tune is not None else "in all"
+    noun = "a fold" if spec.most_folds_at_once > 1 else "in all"
+    noun = "a trial" if spec.tune is not None else noun
     text = f"{workers} worker{'s'[: workers > 1]} {noun} = {' + '.join(parts)}"
-    at_once = max(1, room // workers) if spec.tune is not None else 1
-    if spec.tune is not None:
-        if spec.tune.concurrency != "auto":
-            at_once = min(at_once, spec.tune.concurrency)
+    at_once = _at_once(spec, max(1, room // workers))
+    if at_once > 1:
         text += f"; {at_once} at once"
     price = price_per_cpu_hour * workers * scale.resources.cpu * at_once
     return text + _cost(price, spec.limits.hours)
+
+
+def _at_once(spec: JobSpec, room: int) -> int:
+    """How many trainings are side by side where there is `room`."""
+    if spec.tune is None:
+        return min(room, spec.most_folds_at_once)
+    return room if spec.tune.concurrency == "auto" else min(room, spec.tune.concurrency)
 
 
 def _cost(price_per_hour: float, hours: float | None) -> str:

@@ -89,7 +89,7 @@ def _split(plan: Plan) -> str:
         return f"{split.method}: by values"
     folds = plan.job.spec.data.num_folds
     if folds is not None:
-        at_once = ", as many at once as find room" if _trains_folds_at_once(plan) else ""
+        at_once = ", as many at once as find room" if plan.job.spec.most_folds_at_once > 1 else ""
         return (
             f"{split.method}: {folds} folds{at_once}, about {counts.train:,} train + "
             f"{counts.validation:,} validation each; {counts.test:,} test"
@@ -198,11 +198,7 @@ def _needs(plan: Plan) -> str:
 def _held_by(plan: Plan) -> str:
     if plan.num_trials:
         return "a trial"
-    return "a fold" if _trains_folds_at_once(plan) else "in all"
-
-
-def _trains_folds_at_once(plan: Plan) -> bool:
-    return plan.job.spec.data.num_folds is not None and plan.world.size == 1
+    return "a fold" if plan.job.spec.most_folds_at_once > 1 else "in all"
 
 
 def _counted(number: float, noun: str) -> str:

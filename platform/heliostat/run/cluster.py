@@ -114,7 +114,7 @@ def folds_at_once(plan: Plan, cluster: Cluster) -> int:
     room now, if one worker is a training.
     """
     spec = plan.job.spec
-    if spec.data.num_folds is None or spec.tune is not None or spec.scale.num_workers > 1:
+    if spec.most_folds_at_once == 1:
         return 1
     free = ray.available_resources()
     if not cluster.embedded:
@@ -122,7 +122,7 @@ def folds_at_once(plan: Plan, cluster: Cluster) -> int:
     fits = cluster.slots(plan.cpus, plan.gpus)
     if memory := spec.scale.resources.memory:
         fits = min(fits, int(free.get("memory", 0.0) // memory))
-    return min(spec.data.num_folds, max(1, fits))
+    return min(spec.most_folds_at_once, max(1, fits))
 
 
 def check_storage_is_shared(folder: StorePath) -> None:

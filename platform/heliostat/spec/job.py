@@ -79,6 +79,15 @@ class JobSpec(Spec):
         return METRICS[self.objective_metric].goal
 
     @property
+    def most_folds_at_once(self) -> int:
+        """How many folds of a job without a sweep may train side by side, if they find room: all,
+        where one worker is a training.
+        """
+        if self.tune is not None or self.scale.num_workers > 1:
+            return 1
+        return self.data.num_folds or 1
+
+    @property
     def unit(self) -> str:
         """What the length of training is counted in: epochs, steps, rounds or fits."""
         given = [unit for unit in self.model.units if getattr(self.train, unit) is not None]

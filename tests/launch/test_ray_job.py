@@ -90,6 +90,41 @@ def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
     check_sent_again(job, "lab", "long", heliostat, site)
 
 
+def test_own_code_too_large_for_ray_goes_by_the_storage(heliostat, make_job, site, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "net.py").write_text(
+        "import json, pathlib, torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, shape):\n"
+        "        super().__init__()\n"
+        "        bias = json.loads(pathlib.Path(__file__).with_name('net.json').read_text())\n"
+        "        self.head = torch.nn.Linear(shape.num_numbers, shape.num_outputs, bias=bias)\n"
+        "    def forward(self, numbers, categories):\n"
+        "        return self.head(numbers)\n"
+    )
+    (own / "net.json").write_text("false")
+    (own / "table.bin").write_bytes(bytes(101 * 2**20))
+    job = make_job(
+        code="code: {path: own, include: ['*.json', 'table.bin']}",
+        model="model: {kind: custom, class: 'net:Net'}",
+        train="train: {epochs: 1, batch_size: 64}",
+    )  # fmt: skip
+    done = heliostat("submit", job, "--to", "lab", "--id", "large", "--wait", env=site)
+    assert done.returncode == 0, done.stderr + done.stdout
+    [archive] = (tmp_path / "s" / "code").glob("*.zip")
+    rendered = json.loads(heliostat("render", job, "--to", "lab", env=site).stdout)
+    assert rendered["runtime_env"]["working_dir"]["job.json"]["code"]["path"] == str(archive)
+    (own / "table.bin").unlink()
+    done = heliostat("submit", job, "--to", "lab", "--id", "small", env=site)
+    assert done.returncode == 2 and "is called `table.bin`" in done.stderr
+    small = job, "--to", "lab", "--set", "code.include=['*.json']", "--id", "small"
+    done = heliostat("submit", *small, "--wait", env=site)
+    assert done.returncode == 0 and len(list((tmp_path / "s" / "code").iterdir())) == 1
+    kept = tmp_path / "s" / "runs" / "small" / "small" / "model" / "code"
+    assert sorted(path.name for path in kept.iterdir()) == ["net.json", "net.py"]
+
+
 @pytest.mark.parametrize(
     ("target", "status", "sentence"),
     [

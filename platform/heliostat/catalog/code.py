@@ -8,7 +8,9 @@ import io
 import shutil
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
@@ -16,45 +18,52 @@ from heliostat.errors import Problem, UserError
 from heliostat.spec.identity import DIGEST_LENGTH
 
 CODE_FOLDER = "code"
-MAX_BYTES = 20 * 2**20
+MAX_BYTES = 2**30
 NO_CODE = "none"
+EVERYTHING = ("*",)
 
 
-def code_files(folder: Path) -> list[Path]:
-    """Every Python file under `folder`, without hidden folders and virtual environments.
+def code_files(folder: Path, patterns: Sequence[str] = EVERYTHING) -> list[Path]:
+    """The files under `folder` whose name, or path from there, matches one of `patterns`, without
+    hidden files, bytecode and virtual environments. In a copy of a job's code everything is code.
 
     Raises:
-        UserError: the folder is missing, holds no Python, or more than 20 MiB of it.
+        UserError: the folder is missing, holds no Python, nothing of a pattern, or more than 1 GiB.
     """
     if not folder.is_dir():
         raise UserError(Problem("code.path", f"`{folder}` is no folder"))
-    files = sorted(_python_files(folder))
-    if not files:
+    every = _files(folder)
+    of_pattern = {p: {path for path in every if _matches(path, folder, p)} for p in patterns}
+    files = sorted(set().union(*of_pattern.values()))
+    if not any(path.suffix == ".py" for path in files):
         raise UserError(Problem("code.path", f"`{folder}` holds no Python file"))
-    total = sum(path.stat().st_size for path in files)
+    for pattern, found in of_pattern.items():
+        if not found:
+            raise UserError(Problem("code.include", f"no file of `{folder}` is called `{pattern}`"))
+    total = num_bytes(files)
     if total > MAX_BYTES:
-        raise UserError(
-            Problem(
-                "code.path",
-                f"`{folder}` holds {total:,} bytes of Python",
-                "name its package's folder",
-            )
-        )
+        what = f"`{folder}` holds {total:,} bytes of code, and {MAX_BYTES:,} are the most"
+        raise UserError(Problem("code.path", what, "name its package's folder"))
     return files
 
 
-def code_digest(folder: Path) -> str:
+def num_bytes(files: Sequence[Path]) -> int:
+    """What files take."""
+    return sum(path.stat().st_size for path in files)
+
+
+def code_digest(folder: Path, patterns: Sequence[str] = EVERYTHING) -> str:
     """A digest of names and contents: an edited file is another code."""
     digest = hashlib.sha256()
-    for path in code_files(folder):
+    for path in code_files(folder, patterns):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()}\x1f{content}\x1e".encode())
     return digest.hexdigest()[:DIGEST_LENGTH]
 
 
-def copy_code(folder: Path, target: Path) -> None:
-    """Copy the Python files, keeping their places."""
-    for path in code_files(folder):
+def copy_code(folder: Path, target: Path, patterns: Sequence[str] = EVERYTHING) -> None:
+    """Copy a job's own code, keeping the files' places."""
+    for path in code_files(folder, patterns):
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -73,11 +82,11 @@ class PackedCode:
         return f"{CODE_FOLDER}/{self.digest}.zip"
 
 
-def pack_code(folder: Path) -> PackedCode:
-    """The Python files of `folder` as a zip archive: the same files are the same bytes."""
+def pack_code(folder: Path, patterns: Sequence[str] = EVERYTHING) -> PackedCode:
+    """A job's own code as a zip archive: the same files are the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in code_files(folder):
+        for path in code_files(folder, patterns):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980, for all
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, path.read_bytes())
@@ -129,13 +138,18 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
     return any(place and Path(place).resolve().is_relative_to(folder) for place in places)
 
 
-def _python_files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "__pycache__":
+        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
             continue
         if path.is_dir() and not (path / "pyvenv.cfg").exists():
-            found += _python_files(path)
-        elif path.suffix == ".py":
+            found += _files(path)
+        elif path.is_file():
             found.append(path)
     return found
+
+
+def _matches(path: Path, folder: Path, pattern: str) -> bool:
+    within = path.relative_to(folder).as_posix()
+    return fnmatchcase(path.name, pattern) or fnmatchcase(within, pattern)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from heliostat.launch import kube, ray_job, rayjob
+from heliostat.launch.own_code import keep
 from heliostat.spec.kuberay import KubeRaySpec
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster, Cluster
-from heliostat.storage.objects import as_path
 
 
 class Rendered(Protocol):
@@ -61,7 +61,8 @@ class RayDestination:
 
     def render(self, job: Job, run_id: str | None, verb: str) -> Rendered:
         """See `Destination`."""
-        return _RayRendered(ray_job.render(job, self.cluster, run_id, verb), self.cluster)
+        request = ray_job.render(job, self.cluster, run_id, verb)
+        return _RayRendered(request, self.cluster, job.spec.storage or "")
 
     def look(self, submission: str) -> tuple[str, str]:
         """See `Destination`."""
@@ -112,8 +113,8 @@ class KubeDestination:
 
 
 class _RayRendered:
-    def __init__(self, request: ray_job.Request, cluster: AddressCluster) -> None:
-        self.request, self.cluster = request, cluster
+    def __init__(self, request: ray_job.Request, cluster: AddressCluster, storage: str) -> None:
+        self.request, self.cluster, self.storage = request, cluster, storage
         metadata = request.metadata
         self.run = f"{metadata['heliostat.name']}/{metadata['heliostat.run']}"
 
@@ -121,6 +122,8 @@ class _RayRendered:
         return self.request.to_json()
 
     def send(self) -> tuple[str, bool]:
+        if self.request.packed is not None:
+            keep(self.request.packed, self.storage)
         return ray_job.submit(self.request, self.cluster)
 
 
@@ -133,10 +136,6 @@ class _KubeRendered:
         return self.request.to_json()
 
     def send(self) -> tuple[str, bool]:
-        code = self.request.code
-        if code is not None:
-            place = as_path(f"{self.storage}/{code.place}")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                place.write_bytes(code.content)
+        if self.request.code is not None:
+            keep(self.request.code, self.storage)
         return self.request.name, kube.submit(self.request, self.cluster)

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import heliostat
-from heliostat.catalog.code import CODE_FOLDER, copy_code
+from heliostat.catalog.code import CODE_FOLDER, PackedCode, copy_code
 from heliostat.errors import LaunchError, Problem, UserError
+from heliostat.launch.own_code import code_bytes, packed, storage_problems, with_code_at
 from heliostat.launch.token import headers_of
+from heliostat.spec.job import CodeSpec
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster
 from heliostat.storage.runs import ID_PATTERN, new_run_id
 
 JOB_FILE = "job.json"
-MAX_PACKAGE_BYTES = 100 * 2**20  # Ray refuses larger working directories
+MAX_CODE_BYTES = 99 * 2**20  # Ray takes packages up to 100 MiB; the job file is in it too
 STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED")  # Ray's, and ours alike
 POLL_SECONDS = 0.5
 AGENT_SECONDS = 60.0
@@ -31,13 +33,16 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Request:
-    """What will be sent: a pure value, the same in `render` and in `submit`."""
+    """What will be sent: a pure value, the same in `render` and in `submit`. The job's own code is
+    a folder that goes with the job file; what is too large for that is `packed`, for the storage.
+    """
 
     address: str
     submission_id: str
     entrypoint: str
     files: Mapping[str, Any]
-    code: str | None
+    code: CodeSpec | None
+    packed: PackedCode | None
     environment: Mapping[str, str]
     metadata: Mapping[str, str]
 
@@ -48,19 +53,19 @@ class Request:
             "submission_id": self.submission_id,
             "entrypoint": self.entrypoint,
             "runtime_env": {"working_dir": dict(self.files), "env_vars": dict(self.environment)},
-            "code": self.code,
+            "code": self.code.path if self.code is not None else None,
             "metadata": dict(self.metadata),
         }
 
 
 def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "run") -> Request:
     """The request to `run` or to `prepare` a job: the resolved job file and the code beside it,
-    nothing else.
+    or in the storage if Ray would not take it; nothing else.
 
     The entrypoint is a fixed list of words, so that no value of a job reaches a shell.
 
     Raises:
-        UserError: the id is not fit for a name.
+        UserError: the id is not fit for a name, or the storage not for large code.
     """
     if run_id is None:
         run_id = new_run_id() if verb == "run" else f"{verb}-{new_run_id()}"
@@ -69,11 +74,9 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
             Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
         )
     spec = job.spec
-    value = dict(job.value)
-    code = None
-    if spec.code is not None:
-        code = spec.code.path
-        value["code"] = {"path": CODE_FOLDER}
+    archive = _too_large(job)
+    place = f"{spec.storage}/{archive.place}" if archive else CODE_FOLDER
+    value = with_code_at(job, place) if spec.code else dict(job.value)
     words = ["python", "-m", "heliostat", verb, JOB_FILE]
     words += ["--id", run_id] if verb == "run" else []
     environment = {
@@ -88,10 +91,20 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
         submission_id=submission_id(spec.name, run_id),
         entrypoint=shlex.join(words),
         files={JOB_FILE: value},
-        code=code,
+        code=None if archive else spec.code,
+        packed=archive,
         environment=environment,
         metadata={"heliostat.name": spec.name, "heliostat.run": run_id} | dict(spec.labels),
     )
+
+
+def _too_large(job: Job) -> PackedCode | None:
+    if code_bytes(job) <= MAX_CODE_BYTES:
+        return None
+    problems = list(storage_problems(job, "the nodes"))
+    if problems:
+        raise UserError(problems)
+    return packed(job)
 
 
 def submission_id(name: str, run_id: str) -> str:
@@ -217,20 +230,13 @@ def _plain_errors(cluster: AddressCluster) -> Iterator[None]:
 
 @contextmanager
 def _working_dir(request: Request) -> Iterator[str]:
-    """A folder with the job file and the code, small enough for Ray."""
+    """A folder with the job file and the code."""
     folder = Path(tempfile.mkdtemp(prefix="heliostat-submit-"))
     try:
         for name, value in request.files.items():
             (folder / name).write_text(json.dumps(value, indent=1))
         if request.code is not None:
-            copy_code(Path(request.code), folder / CODE_FOLDER)
-        total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        if total > MAX_PACKAGE_BYTES:
-            raise UserError(
-                Problem(
-                    "code.path", f"the package is {total:,} bytes; Ray takes {MAX_PACKAGE_BYTES:,}"
-                )
-            )
+            copy_code(Path(request.code.path), folder / CODE_FOLDER, request.code.patterns)
         yield str(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import heliostat
-from heliostat.catalog.code import PackedCode, pack_code
+from heliostat.catalog.code import PackedCode
 from heliostat.errors import Problem, UserError
+from heliostat.launch.own_code import packed, storage_problems, with_code_at
 from heliostat.launch.placement import Placement, place
 from heliostat.launch.pods import (
     CONTAINER_SECURITY,
@@ -81,11 +81,8 @@ def render(job: Job, cluster: KubeRaySpec, run_id: str | None, verb: str = "run"
         raise UserError(problems)
     reference = f"{job.spec.name}/{run_id}"
     name = object_name(job.spec.name, run_id)
-    code = None
-    value = dict(job.value)
-    if job.spec.code is not None:
-        code = pack_code(Path(job.spec.code.path))
-        value["code"] = {"path": f"{job.spec.storage}/{code.place}"}
+    code = packed(job)
+    value = with_code_at(job, f"{job.spec.storage}/{code.place}") if code else dict(job.value)
     labels = {NAME_LABEL: job.spec.name, RUN_LABEL: name} | dict(job.spec.labels)
     placement = place(job.spec, cluster)
     config = {
@@ -221,9 +218,6 @@ def _problems(job: Job, cluster: KubeRaySpec, run_id: str) -> Iterator[Problem]:
             known = ", ".join(sorted(cluster.secrets)) or "none"
             what = f"the site file does not say where `{variable}` comes from"
             yield job.problem("secrets", what, f"it knows {known}")
-    storage = job.spec.storage
-    if storage is None or not (storage.startswith("/") or "://" in storage):
-        what = f"`{storage}` is a folder of this machine, which pods do not see"
-        yield job.problem("storage", what, "name a URI, or a folder that is mounted in every pod")
+    yield from storage_problems(job, "pods")
     if len(json.dumps(dict(job.value))) > MOST_CONFIG_BYTES:
         yield Problem("JOB", "the job file is too large for a ConfigMap (1 MiB)")

@@ -41,7 +41,7 @@ def claim_run(
         UserError: the run to resume does not exist, or the job is not the same any more.
     """
     code = plan.job.spec.code
-    digest = code_digest(Path(code.path)) if code else NO_CODE
+    digest = code_digest(Path(code.path), code.patterns) if code else NO_CODE
     fixed = _fixed_part(plan, digest)
     identity = digest_of(fixed)
     if resume is not None:

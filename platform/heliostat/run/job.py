@@ -278,7 +278,7 @@ class _Run:
         if not _holds(kept, self.claim.code_digest):
             remove_folder(kept)
             stage = stage_folder(self.folder.path)
-            copy_code(Path(self.spec.code.path), stage)
+            copy_code(Path(self.spec.code.path), stage, self.spec.code.patterns)
             publish_folder(stage, kept, code_files(stage)[-1].relative_to(stage).as_posix())
         return str(kept)
 

@@ -30,10 +30,18 @@ def _long_form(value: Any) -> Any:
 
 
 class CodeSpec(Spec):
-    """Own Python beside the job file: packed, digested, kept with the model."""
+    """Own Python beside the job file: packed, digested, kept with the model; and what files of
+    other kinds it reads, by patterns such as `*.json`.
+    """
 
     path: str = "."
+    include: Annotated[tuple[str, ...], Field(strict=False)] = ()
     requirements: str | None = None
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Which files of the folder are code."""
+        return ("*.py", *self.include)
 
 
 class TrackSpec(Spec):

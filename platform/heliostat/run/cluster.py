@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import ray
+from ray._private import node, parameter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from heliostat.errors import LaunchError, PlacementError, Problem, StorageError, UserError
@@ -181,15 +183,31 @@ def _embed() -> Cluster:
     private_token()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody pre-empts us here
     cores = os.cpu_count() or 1
-    ray.init(
-        address="local",
-        num_cpus=2 * cores,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _system_config={"prestart_worker_first_driver": False},
-    )
+    with _of_one_node():
+        ray.init(
+            address="local",
+            num_cpus=2 * cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _system_config={"prestart_worker_first_driver": False},
+        )
     return Cluster(True, cores, ray.cluster_resources().get("GPU", 0.0))
+
+
+@contextmanager
+def _of_one_node() -> Iterator[None]:
+    """Let Ray start only what one process's own cluster needs, for which `ray.init` has no words:
+    no autoscaler, which has nothing to scale and is waited for at the end; no forwarder of logs, to
+    which nobody listens; no server of a dashboard that is off. They are three seconds of a run.
+    """
+    parameters, serve = parameter.RayParams, node.Node.start_api_server
+    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
+    node.Node.start_api_server = lambda self, **settings: None
+    try:
+        yield
+    finally:
+        parameter.RayParams, node.Node.start_api_server = parameters, serve
 
 
 def private_token() -> None:

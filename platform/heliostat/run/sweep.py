@@ -11,7 +11,6 @@ import ray
 
 from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.text import keep_tokenizers
-from heliostat.parallel.world import SoloWorld
 from heliostat.plan.columns import resolve_columns
 from heliostat.plan.fuse import MOST_RIDGES, Company, fuse_key, ridge_key, why_not_fused
 from heliostat.plan.plan import Plan
@@ -23,16 +22,15 @@ from heliostat.run.record import RunRecord
 from heliostat.run.start import search_of
 from heliostat.spec.identity import trial_id
 from heliostat.storage.folders import copy_folder
-from heliostat.storage.objects import as_path
 from heliostat.storage.runs import RunFolder, Storage
-from heliostat.train.artifact import load_model
-from heliostat.train.assignment import Assignment, open_data
+from heliostat.train.assignment import Assignment
 from heliostat.train.crossval import part_of, refitted
 from heliostat.train.driver import Watch, build_group, drive
-from heliostat.train.scoring import final_metrics
 from heliostat.train.workers import GroupSpec
+from heliostat.tune.lane import score
 from heliostat.tune.lanes import run_sweep
 from heliostat.tune.ledger import Ledger, TrialRecord
+from heliostat.tune.order import Scoring
 from heliostat.tune.sweep import Sweep, is_paced
 from heliostat.tune.work import CUT, FINISHED, Trial, Work
 
@@ -82,6 +80,7 @@ def tune_job(
         checkpoints=trials.checkpoints,
         metrics_folder=folder.metrics,
         company=_company(plan, trials, ledger, record),
+        scoring=lambda best: trials.scoring(best) if plan.job.spec.scale.num_workers == 1 else None,
         group=_group(plan),
         concurrency=trials_at_once(plan, cluster),
         stop_requested=watch.stop_requested,
@@ -92,7 +91,11 @@ def tune_job(
     best, keeper = run_sweep(sweep)
     record.console.rest()
     _tell_uncertainty(plan, ledger, record)
-    metrics, details = _best_model(plan, trials, best, folder, record, watch)
+    if keeper.scored is None:
+        metrics, details = _best_model(plan, trials, best, folder, record, watch)
+    else:
+        metrics, details = keeper.scored.metrics, keeper.scored.details
+    copy_folder(trials.models / best.id, folder.model, DESCRIPTION)
     own = [r for r in ledger.records.values() if r.run == folder.reference]
     busy = sum(record.seconds for record in own)
     return SweepOutcome(best, metrics, details, keeper.num_ended, keeper.num_reused, busy)
@@ -163,30 +166,23 @@ def _best_model(
     record: RunRecord,
     watch: Watch,
 ) -> tuple[Mapping[str, Mapping[str, float]], Mapping[str, Any]]:
-    """The best trial's model, put into the run's folder, and its metrics on every side. With
-    folds it is trained now, on the rows of all.
+    """Metrics on every side of the best trial's model. With folds it is trained now, on the rows
+    of all.
     """
-    assignment = trials.assignment(Work(Trial(best.id, best.index, dict(best.config))))
-    in_folds = trials.folds != (None,)
-    if in_folds or not (trials.models / best.id / DESCRIPTION).exists():
-        why = (
-            "is trained on the rows of all folds"
-            if in_folds
-            else "was not kept; it is trained again"
-        )
-        record.note(f"the model of trial {best.id} {why}")
-        if in_folds:
-            assignment = refitted(assignment, best.lengths)
-        place = replace(trials.base_place, checkpoints=str(folder.checkpoints))
-        assignment = replace(assignment, place=place, final=True)
-        group = build_group(assignment.spec, str(folder.path / "ray"))
-        group.start()
-        finished = drive(group, assignment, record, watch)
-        metrics, details = finished.metrics, finished.details
-    else:
-        metrics, details = ray.get(_score_best.remote(assignment, str(trials.models / best.id)))
-    copy_folder(trials.models / best.id, folder.model, DESCRIPTION)
-    return ({**metrics, "validation": best.metrics} if in_folds else metrics), details
+    scoring = trials.scoring(best)
+    if scoring is not None:
+        return ray.get(_score.remote(scoring))
+    assignment, why = trials.of(best), "was not kept; it is trained again"
+    if trials.in_folds:
+        assignment, why = refitted(assignment, best.lengths), "is trained on the rows of all folds"
+    record.note(f"the model of trial {best.id} {why}")
+    place = replace(trials.base_place, checkpoints=str(folder.checkpoints))
+    assignment = replace(assignment, place=place, final=True)
+    group = build_group(assignment.spec, str(folder.path / "ray"))
+    group.start()
+    finished = drive(group, assignment, record, watch)
+    validation = {"validation": best.metrics} if trials.in_folds else {}
+    return {**finished.metrics, **validation}, finished.details
 
 
 class Trials:
@@ -205,6 +201,22 @@ class Trials:
         )
         tune = plan.job.spec.tune
         self._is_paced = tune is not None and is_paced(tune, len(self.folds))
+
+    @property
+    def in_folds(self) -> bool:
+        """Whether a trial is a cross-validation, which leaves no model."""
+        return self.folds != (None,)
+
+    def of(self, record: TrialRecord) -> Assignment:
+        """The training of a trial in the ledger."""
+        return self.assignment(Work(Trial(record.id, record.index, dict(record.config))))
+
+    def scoring(self, best: TrialRecord) -> Scoring | None:
+        """How the best trial's model is scored on every side; None: there is none."""
+        folder = self.models / best.id
+        if self.in_folds or not (folder / DESCRIPTION).exists():
+            return None
+        return Scoring(self.of(best), str(folder))
 
     def identify(self, config: Configuration) -> str:
         """The trial's id."""
@@ -252,8 +264,4 @@ def _group(plan: Plan) -> GroupSpec:
     )
 
 
-@ray.remote  # type: ignore[untyped-decorator]
-def _score_best(assignment: Assignment, model_folder: str) -> tuple[Any, Any]:
-    """Metrics of the best model on every side, in a worker."""
-    model = load_model(as_path(model_folder))
-    return final_metrics(assignment.spec, open_data(assignment), model.predictor, SoloWorld())
+_score = ray.remote(score)

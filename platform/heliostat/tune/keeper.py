@@ -50,6 +50,8 @@ class Keeper:
         self._num_orders = 0
         self.num_failed = self.num_ended = self.num_reused = 0
         self.best: TrialRecord | None = None
+        self.scored: Answer | None = None  # of the best trial's model, if a lane has scored it
+        self._is_scoring = False
         self.why_ended = ""
         self._last_error = ""
         self._moved = time.time()
@@ -68,7 +70,9 @@ class Keeper:
         if self._again:
             return self._begin(self._again.popleft().tasks)
         works = self._gathered()
-        return self._begin(tuple(self._task(work) for work in works)) if works else None
+        if works:
+            return self._begin(tuple(self._task(work) for work in works))
+        return self._last_order() if self.is_over and self._num_orders else None
 
     def paused(self, number: int, answers: Sequence[Answer]) -> bool:
         """An order waits in its lane at a rung. Whether it goes on there."""
@@ -92,6 +96,9 @@ class Keeper:
         order = self._running.pop(number, None)
         if order is None:
             return  # cut a moment ago
+        if order.scoring is not None:
+            self.scored = answers[0]
+            return
         if any(answer.out_of_memory for answer in answers) and self._may_come_back(order):
             self._with_more_memory(order)
             return
@@ -102,7 +109,7 @@ class Keeper:
         `limits.failures` times; alone, if memory ran out.
         """
         order = self._running.pop(number, None)
-        if order is None:
+        if order is None or order.scoring is not None:
             return
         self._moved = time.time()
         if self._may_come_back(order):
@@ -117,6 +124,8 @@ class Keeper:
     def should_end(self) -> bool:
         """Whether the sweep must end before its last trial, and why."""
         sweep = self.sweep
+        if self._is_scoring:
+            return False
         allowed = max(
             1, math.ceil(sweep.plan.job.spec.limits.failed_trials * sweep.plan.num_trials)
         )
@@ -192,6 +201,16 @@ class Keeper:
         order = self._running[self._num_orders] = Order(self._num_orders, tasks)
         self._moved = time.time()
         self._tell_change(tasks[0].work)
+        return order
+
+    def _last_order(self) -> Order | None:
+        """All trials have ended: a lane that is warm scores the best one's model, once."""
+        scoring = None if self._is_scoring or not self.best else self.sweep.scoring(self.best)
+        if scoring is None:
+            return None
+        self._is_scoring = True
+        self._num_orders += 1
+        order = self._running[self._num_orders] = Order(self._num_orders, (), scoring)
         return order
 
     def _tell_change(self, work: Work) -> None:

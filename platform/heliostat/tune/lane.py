@@ -19,13 +19,15 @@ from heliostat.parallel.world import SoloWorld
 from heliostat.storage.files import finite
 from heliostat.storage.lines import Lines
 from heliostat.storage.objects import as_path
-from heliostat.train.assignment import Assignment
+from heliostat.train.artifact import load_model
+from heliostat.train.assignment import Assignment, open_data
 from heliostat.train.control import ClockControl
 from heliostat.train.events import Event, Failed, Finished, Resumed, Stepped, Stopped, Validated
 from heliostat.train.job import train_events
+from heliostat.train.scoring import final_metrics
 from heliostat.train.worker import train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec
-from heliostat.tune.order import Answer, Order, Task, answers_text
+from heliostat.tune.order import Answer, Order, Scoring, Task, answers_text
 from heliostat.tune.work import FAILED, FINISHED, PAUSED
 
 POLL_SECONDS = 0.05
@@ -71,11 +73,37 @@ class Lane(tune.Trainable):  # type: ignore[misc]
         self._course.close()
 
     def _begin(self, order: Order) -> None:
-        self._course = Course(order, self._context)
+        trains = order.scoring is None
+        self._course = Course(order, self._context) if trains else ScoringCourse(order)
+
+
+class ScoringCourse:
+    """The last order of a sweep: the process that has just trained scores the best model."""
+
+    waits = False
+
+    def __init__(self, order: Order) -> None:
+        assert order.scoring is not None
+        self._scoring = order.scoring
+
+    def advance(self) -> list[Answer]:
+        """See `Course`."""
+        metrics, details = score(self._scoring)
+        return [Answer(FINISHED, metrics=metrics, details=details)]
+
+    def close(self) -> None:
+        """See `Course`."""
+
+
+def score(scoring: Scoring) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Metrics of a model on every side, and what is drawn of them."""
+    assignment = scoring.assignment
+    predictor = load_model(as_path(scoring.model_folder)).predictor
+    return final_metrics(assignment.spec, open_data(assignment), predictor, SoloWorld())
 
 
 class Course:
-    """An order on its way."""
+    """An order of trainings on its way."""
 
     def __init__(self, order: Order, context: LaneContext) -> None:
         self._tellers = [Teller(task, context.metrics_folder) for task in order.tasks]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from heliostat.storage.files import finite
 from heliostat.train.assignment import Assignment
 from heliostat.tune.work import Work
 
@@ -29,11 +27,22 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """A finished trial's model, to be scored on every side."""
+
+    assignment: Assignment
+    model_folder: str
+
+
+@dataclass(frozen=True)
 class Order:
-    """Tasks for one lane: a single one, or several to be trained as one stacked model."""
+    """Tasks for one lane: a single one, several to be trained as one stacked model, or none but a
+    model to be scored.
+    """
 
     number: int
     tasks: tuple[Task, ...]
+    scoring: Scoring | None = None
 
     def __str__(self) -> str:
         return f"order-{self.number}"  # Ray Tune makes names of it
@@ -43,7 +52,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a task; see `Outcome`."""
+    """What came of a task; see `Outcome`. Of a scoring, `metrics` by side and what is drawn."""
 
     status: str
     progress: int = 0
@@ -53,16 +62,14 @@ class Answer:
     error: str | None = None
     uncertainty: float | None = None
     out_of_memory: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def answers_text(answers: Sequence[Answer]) -> str:
     """Answers as one text: Ray Tune would take a mapping apart."""
-    return json.dumps([finite(vars(answer)) for answer in answers])
+    return json.dumps([vars(answer) for answer in answers])
 
 
 def read_answers(text: str) -> list[Answer]:
     """What `answers_text` wrote."""
-    values = json.loads(text)
-    return [
-        Answer(**{**v, "score": math.nan if v["score"] is None else v["score"]}) for v in values
-    ]
+    return [Answer(**value) for value in json.loads(text)]

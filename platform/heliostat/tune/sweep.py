@@ -15,6 +15,7 @@ from heliostat.storage.objects import StorePath
 from heliostat.train.assignment import Assignment
 from heliostat.train.workers import GroupSpec
 from heliostat.tune.ledger import Ledger, TrialRecord
+from heliostat.tune.order import Scoring
 from heliostat.tune.search import Search
 from heliostat.tune.work import Work
 
@@ -37,7 +38,8 @@ class Sweep:
     """What is searched, by what, and where it lies. `identify` gives the id of a configuration,
     `assign` the training of a work; `models` keeps the model of the best trial of the name,
     `checkpoints` those of trials on their way, `metrics_folder` the learning curves of this
-    run; `company` says which works can be trained together.
+    run; `company` says which works can be trained together; `scoring` how a lane scores the best
+    trial's model in the end, if it can.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Sweep:
     checkpoints: StorePath
     metrics_folder: StorePath
     company: Callable[[Work], Company | None]
+    scoring: Callable[[TrialRecord], Scoring | None]
     group: GroupSpec
     concurrency: int
     stop_requested: Callable[[], bool]

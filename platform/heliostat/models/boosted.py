@@ -88,28 +88,41 @@ def quantum_of(
     return 2.0 ** (np.ceil(np.log2(max(largest, 1e-30))) - 24)
 
 
-def gradients(
-    task: str,
-    margins: npt.NDArray[Any],
-    targets: npt.NDArray[Any],
-    weights: npt.NDArray[np.float64],
-    quantum: float,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+class Gradients:
     """First and second derivatives of the loss by row (and class), as multiples of `quantum`:
-    XGBoost's own formulas for squared error, logistic and softmax loss.
+    XGBoost's own formulas for squared error, logistic and softmax loss, times the rows' weights.
+    They are computed in each round for all rows; what stays the same is made once.
     """
-    first, second = np.empty(margins.shape, np.float32), np.empty(margins.shape, np.float32)
-    for start in range(0, len(margins), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        some = margins[rows].T.astype(np.float64, order="C")
-        one, two = _derivatives(task, some, targets[rows])
-        one *= weights[rows]
-        two *= weights[rows]
-        _to_grid(one, quantum)
-        _to_grid(two, quantum)
-        first[rows] = one.T
-        second[rows] = np.maximum(two, quantum * (weights[rows] > 0), out=two).T
-    return first, second
+
+    def __init__(
+        self,
+        task: str,
+        targets: npt.NDArray[Any],
+        weights: npt.NDArray[np.float64],
+        quantum: float,
+    ) -> None:
+        self._task, self._quantum = task, np.float32(quantum)
+        self._targets = targets if task == "multiclass" else targets.astype(np.float64)
+        self._weights = weights / quantum  # exact, as it is a power of two
+        self._least = (weights > 0).astype(np.float64)  # XGBoost divides by second derivatives
+
+    def __call__(
+        self, margins: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Those at `margins`, [rows] or [rows, classes]."""
+        first, second = np.empty(margins.shape, np.float32), np.empty(margins.shape, np.float32)
+        for start in range(0, len(margins), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            some = margins[rows].T.astype(np.float64, order="C")
+            one, two = _derivatives(self._task, some, self._targets[rows])
+            for part in (one, two):
+                part *= self._weights[rows]
+                np.rint(part, out=part)
+            first[rows] = one.T
+            second[rows] = np.maximum(two, self._least[rows], out=two).T
+        first *= self._quantum
+        second *= self._quantum
+        return first, second
 
 
 def _derivatives(
@@ -140,12 +153,6 @@ def _spread(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     spread = 1 - probability
     spread *= probability
     return spread
-
-
-def _to_grid(values: npt.NDArray[np.float64], quantum: float) -> None:
-    values *= 1 / quantum  # exact, as it is a power of two
-    np.rint(values, out=values)
-    values *= quantum
 
 
 class BoosterPredictor:

@@ -17,11 +17,13 @@ def import_ahead(spec: JobSpec) -> threading.Thread:
     """Begin to import the heavy modules of a job, in the order of their use. Join the thread
     before Ray is shut down: what it loads touches Ray.
     """
-    modules = ["heliostat.report.page", "tensorboardX"]
+    modules = ["heliostat.report.page"]
     if spec.tune is not None:
         modules.insert(0, "heliostat.run.sweep")
-    elif spec.scale.num_workers > 1:
-        modules.insert(0, "heliostat.train.ray_train")
+    else:
+        modules.append("tensorboardX")  # and with it torch: a sweep writes its curves elsewhere
+        if spec.scale.num_workers > 1:
+            modules.insert(0, "heliostat.train.ray_train")
     thread = threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead")
     thread.start()
     return thread

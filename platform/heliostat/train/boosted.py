@@ -24,10 +24,10 @@ from heliostat.data.reader import rank_slice
 from heliostat.models.boosted import (
     BOOSTER,
     BoosterPredictor,
+    Gradients,
     base_score,
     feature_matrix,
     feature_types,
-    gradients,
     parameters,
     quantum_of,
     reference_rows,
@@ -130,9 +130,13 @@ class _Trainer:
         weights = self._weights(np.asarray(data.rows("train")), targets)
         score = base_score(self.spec.data.task, targets, data.reader.weights(data.rows("train")))
         self.parameters = parameters(self.model, data.shape, score, threads)
-        self.quantum = quantum_of(self.spec.data.task, targets, weights, score)
-        self.weights = self._weights(*self._own_targets())
         self.matrices = self._matrices()
+        self.gradients = Gradients(
+            self.spec.data.task,
+            self.matrices.target,
+            self._weights(self.matrices.rows, self.matrices.target),
+            quantum_of(self.spec.data.task, targets, weights, score),
+        )
         self.clock = time.perf_counter()
 
     def resume(self) -> Iterator[Event]:
@@ -276,13 +280,7 @@ class _Trainer:
     def _boost(self) -> None:
         train, booster = self.matrices.train, self._booster()
         margins = booster.predict(train, output_margin=True, training=True)
-        first, second = gradients(
-            self.spec.data.task,
-            margins,
-            self.matrices.target,
-            self.weights,
-            self.quantum,
-        )
+        first, second = self.gradients(margins)
         if self.model.subsample < 1:
             key = key_of(self.spec.seed, "subsample", self.round)
             quantiles = (mix(self.matrices.rows.astype(np.uint64) ^ key) >> np.uint64(11)) / 2**53

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -64,7 +66,8 @@ def training(
 
         events = train_network(assignment, data, world, checkpoints, control)
     elif family == "boosted":
-        from heliostat.train.boosted import train_boosted
+        with _without_sklearn():
+            from heliostat.train.boosted import train_boosted
 
         events = train_boosted(assignment, data, world, checkpoints, control)
     else:
@@ -76,6 +79,21 @@ def training(
             seconds = {"open": opened - started, "train": time.perf_counter() - opened}
             event = replace(event, seconds=seconds)
         yield event
+
+
+@contextmanager
+def _without_sklearn() -> Iterator[None]:
+    """XGBoost imports scikit-learn, a second and more, as the base of classes that we never use,
+    and does without where there is none.
+    """
+    if "xgboost" in sys.modules or "sklearn" in sys.modules:
+        yield
+        return
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["sklearn"]
 
 
 def checkpoints_of(assignment: Assignment, world: World) -> Checkpoints:

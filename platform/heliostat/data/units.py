@@ -63,16 +63,14 @@ def run_units(
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
 ) -> Iterator[dict[str, Any]]:
     """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added; at
-    most `num_tasks` are at work at once.
+    most `num_tasks` are at work at once. Without tasks, this process does all the work.
 
     Raises:
         DataError: as soon as a unit meets damaged data; the message names file and row group.
         PlacementError: nothing came back for `patience_seconds`: the tasks get no CPU.
     """
-    num_tasks = max(1, min(num_tasks, len(units)))
-    items = _items(units, num_tasks)
-    run = partial(_each, work)
-    rows = _one_task(run, items) if num_tasks == 1 else _ray_data(run, items, num_tasks)
+    num_tasks = min(num_tasks, len(units))
+    rows = _rows(partial(_each, work), _items(units, max(1, num_tasks)), num_tasks)
     for row in _within(rows, patience_seconds):
         answer = json.loads(row["answer"])
         if "problem" in answer:
@@ -89,6 +87,12 @@ def _items(units: Sequence[Unit], num_tasks: int) -> list[dict[str, Any]]:
         {"units": json.dumps([{"index": u.index, "groups": _plain(u)} for u in run])}
         for run in runs
     ]
+
+
+def _rows(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterable[dict[str, Any]]:
+    if num_tasks == 0:
+        return _all(run, items)
+    return _one_task(run, items) if num_tasks == 1 else _ray_data(run, items, num_tasks)
 
 
 def _ray_data(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterable[dict[str, Any]]:

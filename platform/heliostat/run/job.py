@@ -51,6 +51,7 @@ from heliostat.train.versions import versions
 from heliostat.train.workers import WorkerGroup
 
 SMALL_SOURCE_UNITS = 8
+MOST_BYTES_HERE = 32 * 2**20  # of a source that this process packs itself
 
 
 def run_job(
@@ -259,12 +260,15 @@ class _Run:
         return assignment
 
     def _data_tasks(self, cluster: Cluster) -> int:
-        """How many units to pack at once: on all CPUs; but for a small source beside workers
-        that are still starting, a task's own start costs more than it saves.
+        """How many units to pack at once: on all CPUs; but for a small source a task's own start
+        costs more than it saves.
         """
-        cpus = int(cluster.cpus)
-        small = len(units_of(self.plan.catalog)) <= SMALL_SOURCE_UNITS
-        return max(1, cpus - int(self.plan.cpus * self._num_at_once)) if small else cpus
+        cpus, catalog = int(cluster.cpus), self.plan.catalog
+        if len(units_of(catalog)) > SMALL_SOURCE_UNITS:
+            return cpus
+        if cluster.embedded and catalog.num_bytes <= MOST_BYTES_HERE:
+            return 0
+        return max(1, cpus - int(self.plan.cpus * self._num_at_once))
 
     def _preparing(self, done: int, total: int) -> None:
         if self.record.stop_requested():

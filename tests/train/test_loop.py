@@ -331,6 +331,7 @@ class Explodes(nn.Module):
         return x * float("inf") if self.in_forward else torch.sqrt(x * 0) + x
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
 @pytest.mark.parametrize(
     ("forward", "sentence"),
     [
@@ -338,8 +339,8 @@ class Explodes(nn.Module):
         (False, r"gradient of `layers\.0\.\w+` is not finite at step 3"),
     ],
 )
-def test_what_is_not_finite_first_is_named_with_its_step(forward, sentence):
-    broken = task()
+def test_what_is_not_finite_first_is_named_with_its_step(forward, sentence, clip_norm):
+    broken = task(clip_norm=clip_norm)
     broken.model.layers[1] = Explodes(forward)
     with pytest.raises(TrainError, match=sentence):
         run(broken)

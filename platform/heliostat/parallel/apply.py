@@ -146,11 +146,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be cut."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def like(tensor: Tensor, model: Tensor) -> Tensor:
     """A whole tensor, cut and placed as `model` is; one that is cut already stays."""
     if isinstance(tensor, DTensor):

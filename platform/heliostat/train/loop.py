@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from heliostat.errors import TrainError
 from heliostat.models.network import cpu_state, load_weights
-from heliostat.parallel.apply import clip, gradient_norm, is_cut, local
+from heliostat.parallel.apply import clip, gradient_norm, is_cut
 from heliostat.parallel.pipeline import stage_of
 from heliostat.parallel.world import World
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
@@ -154,8 +154,7 @@ class _Loop:
         if task.precision == "float16" and self._overflowed():
             task.optimizer.zero_grad(set_to_none=True)
         elif task.clip_norm is not None:
-            self.gradient_norm = gradient_norm(self.parameters, self.stage)
-            clip(self.parameters, task.clip_norm, self.gradient_norm)
+            self._clip(task.clip_norm)
         task.optimizer.step()
         self.pending.append(share)
         self.rows_seen += batch.global_rows
@@ -177,20 +176,21 @@ class _Loop:
         return overflowed
 
     def _look(self, batch: TensorBatch, share: Tensor) -> None:
-        """Where looking costs nothing, see at once whether all is finite: what is not in a
-        gradient flows on to the first parameter's.
+        """Where looking costs nothing, see at once whether the loss is finite. A gradient that is
+        not makes the next one so, and what is logged looks at the gradients themselves.
 
         Raises:
             TrainError: names the first module or gradient that is not.
         """
-        if self.device != "cpu":
-            return  # to look would be to wait for the GPU; `_log` does
-        if not math.isfinite(float(share)):
+        # To look on a GPU would be to wait for it; `_log` does.
+        if self.device == "cpu" and not math.isfinite(float(share)):
             raise TrainError(self.passes.trouble(batch, self.step, float(share)))
-        gradient = self.parameters[0].grad
-        scaled = self.task.precision == "float16"  # what overflows there is left out
-        if gradient is not None and not scaled and not math.isfinite(float(local(gradient).sum())):
+
+    def _clip(self, max_norm: float) -> None:
+        self.gradient_norm = gradient_norm(self.parameters, self.stage)
+        if self.device == "cpu" and not math.isfinite(float(self.gradient_norm)):
             raise TrainError(gradient_trouble(self.task.model, self.step + 1))
+        clip(self.parameters, max_norm, self.gradient_norm)
 
     def _log(self) -> Generator[LoopEvent, None, tuple[bool, bool]]:
         """Sum the pending losses over ranks; learn whether to stop or to checkpoint."""

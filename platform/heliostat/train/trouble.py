@@ -12,11 +12,16 @@ REMEDY = "lower `train.optimizer.learning_rate`, set `train.clip_norm`, or scale
 
 
 def forward_trouble(model: nn.Module, forward: Callable[[], object], loss: float, step: int) -> str:
-    """Why the loss of a step is not finite: `forward` is run again to see where it began."""
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            began = f"the parameter `{name}` was not finite before it"
-            return f"the training loss is {loss} at step {step}; {began}. {REMEDY}"
+    """Why the loss of a step is not finite: by a gradient of the step before, of which the last
+    one is where it began; or in `forward`, which is run again to see where.
+    """
+    broken = {n: p for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())}
+    trained = [name for name, parameter in broken.items() if parameter.requires_grad]
+    if trained and step > 1:
+        return _of_gradient(f"of `{trained[-1]}`", step - 1)
+    if broken:
+        began = f"the parameter `{next(iter(broken))}` was not finite before it"
+        return f"the training loss is {loss} at step {step}; {began}. {REMEDY}"
     with _watched(model) as bad, torch.no_grad():
         forward()
     where = f"`{bad[0]}` is the first module whose output is not finite" if bad else "in the loss"
@@ -33,6 +38,10 @@ def gradient_trouble(model: nn.Module, step: int) -> str:
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
     ]
     where = f"of `{bad[-1]}`" if bad else "of all parameters together"
+    return _of_gradient(where, step)
+
+
+def _of_gradient(where: str, step: int) -> str:
     return f"the gradient {where} is not finite at step {step}. {REMEDY}"
 
 

@@ -12,7 +12,7 @@ from heliostat.plan.space import identity_of
 from heliostat.train.assignment import Assignment
 from heliostat.tune.keeper import Keeper
 from heliostat.tune.ledger import Ledger
-from heliostat.tune.order import Answer
+from heliostat.tune.order import Answer, Scoring
 from heliostat.tune.search import ListedSearch
 from heliostat.tune.sweep import Sweep
 from heliostat.tune.work import FAILED, FINISHED, PAUSED
@@ -42,7 +42,7 @@ class View:
 def kept(make_job, tmp_path):
     """A keeper over eight trials, of which up to `most` train together."""
 
-    def keep(most: int = 1, **parts: str) -> Keeper:
+    def keep(most: int = 1, scores: bool = False, **parts: str) -> Keeper:
         plan = plan_of(make_job(**{"tune": TUNE, **parts}))
         base = Assignment(
             job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
@@ -53,7 +53,8 @@ def kept(make_job, tmp_path):
             plan=plan, search=ListedSearch(plan.trials), folds=(None,), identify=identity_of,
             assign=lambda work: base, ledger=Ledger(tmp_path / "ledger", "a/1"),
             models=tmp_path / "models", checkpoints=tmp_path / "checkpoints",
-            metrics_folder=tmp_path, company=lambda work: company, group=None, concurrency=2,
+            metrics_folder=tmp_path, company=lambda work: company,
+            scoring=lambda best: Scoring(base, best.id) if scores else None, group=None, concurrency=2,
             stop_requested=lambda: False, deadline=None, limit="", view=View(),
         )  # fmt: skip
         return Keeper(sweep)
@@ -124,3 +125,20 @@ def test_a_process_that_dies_between_rungs_does_not_come_to_the_first_again(kept
     finish(keeper, again)
     record = keeper.sweep.ledger.records[again.tasks[0].work.trial.id]
     assert record.status == FINISHED and record.rungs == {1: 0.7, 3: 0.8}
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_the_last_order_is_to_score_the_best_model(kept, survives):
+    keeper = kept(scores=True)
+    while (order := keeper.next_order()) is not None and order.scoring is None:
+        finish(keeper, order)
+    assert order.scoring.model_folder == keeper.best.id and len(keeper.sweep.view.ended) == 8
+    assert keeper.next_order() is None and not keeper.is_over  # its lane is waited for
+    if survives:
+        keeper.answered(order.number, [Answer(FINISHED, metrics={"test": {"auc": 0.7}})])
+        assert keeper.scored.metrics == {"test": {"auc": 0.7}}
+    else:
+        keeper.died(order.number, "its process died", out_of_memory=False)
+        assert keeper.scored is None  # whoever runs the sweep scores it elsewhere
+    assert keeper.is_over and keeper.next_order() is None
+    keeper.check_end()

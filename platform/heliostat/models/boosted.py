@@ -12,6 +12,8 @@ import xgboost
 from heliostat.models.predictor import Scores, Shape
 from heliostat.spec.model import XGBoostModel
 
+_Floats = npt.NDArray[Any]
+
 BOOSTER = "booster.ubj"
 ROWS_AT_ONCE = 16_384  # of gradients: what a row passes through stays in a core's cache
 FIRST_VALUE = 2  # codes below are "unknown" and "missing", which XGBoost treats alike
@@ -91,7 +93,8 @@ def quantum_of(
 class Gradients:
     """First and second derivatives of the loss by row (and class), as multiples of `quantum`:
     XGBoost's own formulas for squared error, logistic and softmax loss, times the rows' weights.
-    They are computed in each round for all rows; what stays the same is made once.
+    They are computed in each round for all rows; what stays the same is made once. Probabilities
+    are float32, as XGBoost's own; differences of large targets would lose too much.
     """
 
     def __init__(
@@ -102,9 +105,11 @@ class Gradients:
         quantum: float,
     ) -> None:
         self._task, self._quantum = task, np.float32(quantum)
-        self._targets = targets if task == "multiclass" else targets.astype(np.float64)
-        self._weights = weights / quantum  # exact, as it is a power of two
-        self._least = (weights > 0).astype(np.float64)  # XGBoost divides by second derivatives
+        self._type = np.dtype(np.float64 if task == "regression" else np.float32)
+        self._targets = targets if task == "multiclass" else targets.astype(self._type)
+        # Exact, as it is a power of two.
+        self._weights = (weights / quantum).astype(self._type)
+        self._least = (weights > 0).astype(self._type)  # XGBoost divides by second derivatives
 
     def __call__(
         self, margins: npt.NDArray[Any]
@@ -113,8 +118,9 @@ class Gradients:
         first, second = np.empty(margins.shape, np.float32), np.empty(margins.shape, np.float32)
         for start in range(0, len(margins), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            some = margins[rows].T.astype(np.float64, order="C")
-            one, two = _derivatives(self._task, some, self._targets[rows])
+            some = margins[rows].T.astype(self._type, order="C")
+            with np.errstate(over="ignore"):  # 1 / (1 + infinity) is the 0 that it should be
+                one, two = _derivatives(self._task, some, self._targets[rows])
             for part in (one, two):
                 part *= self._weights[rows]
                 np.rint(part, out=part)
@@ -125,9 +131,7 @@ class Gradients:
         return first, second
 
 
-def _derivatives(
-    task: str, margins: npt.NDArray[np.float64], targets: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _derivatives(task: str, margins: _Floats, targets: npt.NDArray[Any]) -> tuple[_Floats, _Floats]:
     """Of the loss, by the margins: [rows], or [classes, rows]."""
     if task == "regression":
         return margins - targets, np.ones_like(margins)
@@ -141,15 +145,15 @@ def _derivatives(
     return probability, second
 
 
-def _logistic(margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """1 / (1 + exp(-margins)), in their place: this runs each round over all rows."""
+def _logistic(margins: _Floats) -> _Floats:
+    """1 / (1 + exp(-margins)), in their place."""
     np.negative(margins, out=margins)
     np.exp(margins, out=margins)
     margins += 1
     return np.divide(1, margins, out=margins)
 
 
-def _spread(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _spread(probability: _Floats) -> _Floats:
     spread = 1 - probability
     spread *= probability
     return spread

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from heliostat.models.mlp import Mlp
 from heliostat.models.predictor import Scores, Shape
 from heliostat.models.randomness import Randomness
 from heliostat.models.tabular_transformer import TabularTransformer
-from heliostat.parallel.apply import load_whole, whole_tensors
+from heliostat.parallel.apply import is_cut, let_go, load_whole, whole_tensors
 from heliostat.spec.model import (
     CustomModel,
     GptModel,
@@ -59,13 +62,11 @@ class NetworkPredictor:
     @torch.no_grad()
     def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
         """See `Predictor`."""
-        was_training = self.module.training
-        self.module.eval()
-        parts = [
-            self._scores_of(numbers[i : i + ROWS_AT_ONCE], categories[i : i + ROWS_AT_ONCE])
-            for i in range(0, len(numbers), ROWS_AT_ONCE)
-        ]
-        self.module.train(was_training)
+        with self._scoring():
+            parts = [
+                self._scores_of(numbers[i : i + ROWS_AT_ONCE], categories[i : i + ROWS_AT_ONCE])
+                for i in range(0, len(numbers), ROWS_AT_ONCE)
+            ]
         empty = (0,) if self.shape.num_outputs == 1 else (0, self.shape.num_outputs)
         return np.concatenate(parts) if parts else np.empty(empty)
 
@@ -91,27 +92,61 @@ class NetworkPredictor:
         self, tokens: npt.NDArray[Any], targets: npt.NDArray[Any], weights: npt.NDArray[Any]
     ) -> Scores:
         """See `TextPredictor`."""
-        was_training = self.module.training
-        self.module.eval()
         rows_at_once = max(1, TOKENS_AT_ONCE // max(1, tokens.shape[1]))
         parts = [np.empty((0, 3))]
-        for start in range(0, len(tokens), rows_at_once):
-            own, wanted, weight = (
-                torch.from_numpy(values[start : start + rows_at_once]).to(self.device)
-                for values in (tokens.astype(np.int64), targets, weights)
-            )
-            logits = self.module(own.new_empty((len(own), 0)), own).float()
-            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-            hits = logits.argmax(-1) == wanted
-            each = torch.stack([losses.view(wanted.shape), hits.float(), torch.ones_like(weight)])
-            parts.append((each.double() * weight).sum(-1).T.cpu().numpy())
-        self.module.train(was_training)
+        with self._scoring():
+            for start in range(0, len(tokens), rows_at_once):
+                own, wanted, weight = (
+                    torch.from_numpy(values[start : start + rows_at_once]).to(self.device)
+                    for values in (tokens.astype(np.int64), targets, weights)
+                )
+                parts.append(self._token_sums_of(own, wanted, weight))
         return np.concatenate(parts)
+
+    def _token_sums_of(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Scores:
+        logits = self.module(tokens.new_empty((len(tokens), 0)), tokens).float()
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        hits = logits.argmax(-1) == targets
+        each = torch.stack([losses.view(targets.shape), hits.float(), torch.ones_like(weights)])
+        sums: Scores = (each.double() * weights).sum(-1).T.cpu().numpy()
+        return sums
 
     def save(self, folder: Path) -> str:
         """See `Predictor`."""
-        state = self.module.state_dict().items()
-        save_file({name: t.cpu().contiguous() for name, t in state}, str(folder / WEIGHTS))
+        return Weights(self.module.state_dict()).save(folder)
+
+    @property
+    def is_joint(self) -> bool:
+        """See `JointPredictor`."""
+        return is_cut(self.module)
+
+    @contextmanager
+    def _scoring(self) -> Iterator[None]:
+        was_training = self.module.training
+        self.module.eval()
+        yield
+        let_go(self.module)
+        self.module.train(was_training)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained network's whole weights by name, to be saved."""
+
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module, keep: bool) -> Weights:
+        """Those of a module that may be cut: then every rank must ask, and those that do not
+        `keep` them let go of one before the next.
+        """
+        whole = whole_tensors(module, module.state_dict())
+        return cls({name: tensor.cpu() for name, tensor in whole if keep})
+
+    def save(self, folder: Path) -> str:
+        """See `Savable`."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
+        save_file(tensors, str(folder / WEIGHTS))
         return WEIGHTS
 
 

@@ -39,16 +39,20 @@ class Shape:
         )
 
 
-class Predictor(Protocol):
+class Savable(Protocol):
+    """What a model folder is made from."""
+
+    def save(self, folder: Path) -> str:
+        """Write the model into `folder`; return the file's name."""
+
+
+class Predictor(Savable, Protocol):
     """A trained model. `scores` is called from any thread, with any number of rows."""
 
     def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
         """[rows] numbers for a regression, [rows] probabilities of the positive class, or
         [rows, classes] probabilities.
         """
-
-    def save(self, folder: Path) -> str:
-        """Write the model into `folder`; return the file's name."""
 
 
 @runtime_checkable
@@ -61,3 +65,12 @@ class TextPredictor(Protocol):
         """Of [sequences, tokens] each, [sequences, 3]: the negative log probability of the true
         tokens, how many were the likeliest, and how many there are, each summed by weight.
         """
+
+
+@runtime_checkable
+class JointPredictor(Protocol):
+    """A trained model that may be cut."""
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether all ranks score together: each must ask for the scores of as many rows."""

@@ -94,6 +94,13 @@ def is_cut(model: nn.Module) -> bool:
     )
 
 
+def let_go(model: nn.Module) -> None:
+    """Give back weights of others that a pass without gradients has gathered."""
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 @contextmanager
 def unsynced(replica: nn.Module) -> Iterator[None]:
     """While it lasts, gradients stay with their rank, to be summed with the next ones."""

@@ -17,7 +17,7 @@ from heliostat.data.encode import Encoder
 from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.pack import Packed, is_missing
 from heliostat.errors import ArtifactError
-from heliostat.models.predictor import Predictor, Scores, Shape
+from heliostat.models.predictor import Predictor, Savable, Scores, Shape
 from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.storage.cache import local_copy
@@ -69,14 +69,14 @@ class TrainedModel:
         return dropped
 
 
-def save_model(assignment: Assignment, data: OpenData, predictor: Predictor) -> None:
+def save_model(assignment: Assignment, data: OpenData, model: Savable) -> None:
     """Publish the model folder of a finished training, unless nobody wants it."""
     if assignment.model_folder is None:
         return
     folder = as_path(assignment.model_folder)
     spec = assignment.spec
     stage = stage_folder(folder.parent)
-    file = predictor.save(stage)
+    file = model.save(stage)
     if assignment.code_folder is not None:
         copy_code(assignment.code_folder, stage / CODE_FOLDER)
     for column in assignment.columns.packed:

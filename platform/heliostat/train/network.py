@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from heliostat.data.reader import Batches, EpochBatches
 from heliostat.data.sieve import Sieve
 from heliostat.models.huggingface import check_config
-from heliostat.models.network import NetworkPredictor, build_network, load_weights
+from heliostat.models.network import NetworkPredictor, Weights, build_network, load_weights
 from heliostat.models.randomness import Randomness
 from heliostat.parallel.apply import Means, load_whole, parallelized, whole_tensors
 from heliostat.parallel.world import Degrees, World
@@ -64,8 +64,8 @@ def train_network(
     means = Means(spec.train.compile, spec.scale.activation_checkpointing)
     if degrees.pipeline > 1:  # other rows pass a layer before it is computed again
         means = replace(means, contexts=randomness.remembered)
-    # Ranks score different rows, in their own time: each needs a model that is not cut.
-    scored = copy.deepcopy(model) if degrees.cuts else model
+    # A stage alone scores nothing: every rank keeps a model that is whole.
+    scored = copy.deepcopy(model) if degrees.pipeline > 1 else model
     predictor = NetworkPredictor(scored, data.shape, device)
     replica = parallelized(model.train(), world, degrees, means)
     task = _task(assignment, data, world, _Learner(model, replica, predictor), randomness)
@@ -84,8 +84,9 @@ def train_network(
         best_step = best.step
     elif scored is not model:
         load_whole(scored, whole_tensors(model, model.state_dict()))
+    weights = Weights.of(scored, keep=world.leads)
     if world.leads:
-        save_model(assignment, data, predictor)
+        save_model(assignment, data, weights)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
     metrics, details = final_metrics(spec, data, predictor, world, sides)
     score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.reader import rank_slice
-from heliostat.models.predictor import Predictor, Scores, TextPredictor
+from heliostat.models.predictor import JointPredictor, Predictor, Scores, TextPredictor
 from heliostat.parallel.world import World, gather
 from heliostat.plan.counts import MOST_TRAIN_SEQUENCES, SIDES
 from heliostat.spec.job import JobSpec
@@ -29,8 +29,18 @@ def side_scores(data: OpenData, side: str, predictor: Predictor, world: World) -
     """Scores of every row of a side, in row order, the same bits on every rank."""
     rows = data.rows(side)
     mine = rank_slice(len(rows), world.rank, world.size)
-    part = score_rows(data, rows[mine], predictor)
-    return gather(world, part, mine.start, len(rows))
+    part = score_rows(data, _as_many(rows, mine, predictor, world), predictor)
+    return gather(world, part[: mine.stop - mine.start], mine.start, len(rows))
+
+
+def _as_many(
+    names: npt.NDArray[np.int64], mine: slice, predictor: Predictor, world: World
+) -> npt.NDArray[np.int64]:
+    """This rank's of `names`; where ranks must score together, and another has more, one again."""
+    own = names[mine]
+    if not (isinstance(predictor, JointPredictor) and predictor.is_joint):
+        return own
+    return np.concatenate([own, np.repeat(names[:1], -(-len(names) // world.size) - len(own))])
 
 
 def score_rows(data: OpenData, rows: npt.NDArray[np.int64], predictor: Predictor) -> Scores:
@@ -56,12 +66,13 @@ def text_metrics(data: OpenData, side: str, predictor: Predictor, world: World) 
         count = min(count, MOST_TRAIN_SEQUENCES)
     chosen = np.arange(count) * reader.num_sequences // max(1, count)
     mine = rank_slice(count, world.rank, world.size)
+    own = _as_many(chosen, mine, predictor, world)
     parts = [np.empty((0, 3))]
-    for start in range(mine.start, mine.stop, SEQUENCES_AT_ONCE):
-        names = chosen[start : min(start + SEQUENCES_AT_ONCE, mine.stop)]
+    for start in range(0, len(own), SEQUENCES_AT_ONCE):
+        names = own[start : start + SEQUENCES_AT_ONCE]
         read = reader.encoded(names, names)
         parts.append(predictor.token_sums(read.inputs.categories, read.target, read.weights))
-    sums = gather(world, np.concatenate(parts), mine.start, count)
+    sums = gather(world, np.concatenate(parts)[: mine.stop - mine.start], mine.start, count)
     return text_values(sums.sum(0))
 
 

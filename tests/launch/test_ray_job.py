@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +12,13 @@ import time
 
 import pytest
 
+from heliostat.cli.options import read_site
+from heliostat.launch import ray_job
 from heliostat.launch.sent import find_sent
+from heliostat.launch.view import find_run
 from heliostat.spec.load import load_job
 from heliostat.storage.runs import Storage
+from heliostat.storage.segments import read_rows
 from tests.launch.test_kube import check_sent_again
 
 
@@ -123,6 +129,89 @@ def test_own_code_too_large_for_ray_goes_by_the_storage(heliostat, make_job, sit
     assert done.returncode == 0 and len(list((tmp_path / "s" / "code").iterdir())) == 1
     kept = tmp_path / "s" / "runs" / "small" / "small" / "model" / "code"
     assert sorted(path.name for path in kept.iterdir()) == ["net.json", "net.py"]
+
+
+class Gateway:
+    """A way to a dashboard that can be closed and opened again."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.removeprefix("http://").split(":")
+        self._target, self._is_open = (host, int(port)), threading.Event()
+        self._pairs: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._is_open.set()
+        self.num_cuts = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        """Cut what is open; what comes is cut too."""
+        self._is_open.clear()
+        self.num_cuts += 1
+        for end in self._pairs:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def open(self) -> None:
+        """Let through what comes."""
+        self._is_open.set()
+
+    def end(self) -> None:
+        """For good."""
+        self.close()
+        self._server.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = self._server.accept()
+                if not self._is_open.is_set():
+                    caller.close()
+                    continue
+                answerer = socket.create_connection(self._target)
+                self._pairs += [caller, answerer]
+                for pair in ((caller, answerer), (answerer, caller)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65_536):
+                sink.sendall(content)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_job_is_followed_through_a_cut(
+    heliostat, make_job, site, ray_head, tmp_path, monkeypatch, returns
+):
+    gateway = Gateway(ray_head.dashboard)
+    path = tmp_path / "site.yaml"
+    path.write_text(path.read_text().replace(ray_head.dashboard, gateway.address, 1))
+    for key, value in site.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(ray_job, "RECONNECT_SECONDS", 60.0 if returns else 0.5)
+    train = "train: {epochs: 4000, batch_size: 64, validate_every: 40}"
+    job = make_job(model="model: {kind: mlp, hidden: [64]}", train=train)
+    assert heliostat("submit", job, "--to", "lab", "--id", "cut", env=site).returncode == 0
+    storage = Storage.open(str(tmp_path / "s"))
+    view = find_run(storage, read_site(), "small/cut")
+    assert view.folder is None  # so that its cluster is asked
+    lines = []
+    for line in view.lines(follow=True):
+        lines.append(line)
+        if line.startswith("valid") and not gateway.num_cuts:
+            gateway.close()
+            if returns:
+                threading.Timer(2.0, gateway.open).start()
+        if gateway.num_cuts and sum(line.startswith("valid") for line in lines) == 12:
+            assert heliostat("stop", "small/cut", env=site).returncode == 0
+    gateway.end()
+    told = [row["line"] for row in read_rows(storage.find("small/cut").logs)]
+    assert any("committed" in line for line in told)
+    assert [lines.count(line) for line in set(told)] == [told.count(line) for line in set(told)]
 
 
 @pytest.mark.parametrize(

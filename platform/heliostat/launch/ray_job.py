@@ -29,6 +29,7 @@ STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED")  # Ray's, and 
 POLL_SECONDS = 0.5
 AGENT_SECONDS = 60.0
 STOP_SECONDS = 10.0
+RECONNECT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -160,20 +161,42 @@ def status(cluster: AddressCluster, submission: str) -> tuple[str, str]:
 
 
 def log_lines(cluster: AddressCluster, submission: str, follow: bool) -> Iterator[str]:
-    """The job's output, each line once; with `follow`, until it ends."""
-    client = connect(cluster)
-    seen = 0
+    """The job's output, each line once; with `follow`, until it ends, and through times in which
+    its cluster does not answer.
+
+    Raises:
+        LaunchError: the cluster cannot be reached, for a minute if it is followed.
+    """
+    seen, patience = 0, 0.0
     while True:
-        info = _info(client, submission)
-        with _plain_errors(cluster):
-            text = client.get_job_logs(submission)
-        ended = info is None or info.status.is_terminal()
+        ended, text = _output(cluster, submission, patience)
+        patience = RECONNECT_SECONDS if follow else 0.0
         end = len(text) if ended else text.rfind("\n") + 1
         yield from text[seen:end].splitlines()
         seen = max(seen, end)
         if ended or not follow:
             return
         time.sleep(POLL_SECONDS)
+
+
+def _output(cluster: AddressCluster, submission: str, patience_seconds: float) -> tuple[bool, str]:
+    """Whether a job has ended, and all that it has said."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            client = connect(cluster)
+            info = _info(client, submission)
+            with _plain_errors(cluster):
+                text = client.get_job_logs(submission)
+            return info is None or info.status.is_terminal(), text
+        except _NoAnswerError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+class _NoAnswerError(LaunchError):
+    """It may answer later."""
 
 
 def stop(cluster: AddressCluster, submission: str) -> bool:
@@ -211,6 +234,8 @@ def _info(client: Any, submission: str) -> Any:
         if "404" in str(error):
             return None
         raise LaunchError(str(error).splitlines()[0]) from error
+    except OSError as error:
+        raise _NoAnswerError(f"the cluster does not answer any more: {error}") from error
 
 
 @contextmanager
@@ -219,8 +244,8 @@ def _plain_errors(cluster: AddressCluster) -> Iterator[None]:
 
     try:
         yield
-    except ConnectionError as error:
-        raise LaunchError(f"no Ray cluster answers at {cluster.address}") from error
+    except OSError as error:  # of `requests`, too
+        raise _NoAnswerError(f"no Ray cluster answers at {cluster.address}") from error
     except (RuntimeError, RayError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         if "uthentication" in first or "401" in first or "403" in first:

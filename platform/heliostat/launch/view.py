@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -65,16 +66,28 @@ class RunView:
     def lines(self, follow: bool) -> Iterator[str]:
         """What the run said, each line once; with `follow`, until it ends."""
         folder, cluster, sent = self.folder, self.cluster, self.sent
+        told: Counter[str] = Counter()
         if folder is None and cluster is not None and sent is not None:
-            yield from cluster.lines(sent.submission_id, follow, lambda: self._begun() is not None)
-            if cluster.tells_all:
-                return
+            try:
+                for line in cluster.lines(
+                    sent.submission_id, follow, lambda: self._begun() is not None
+                ):
+                    told[line] += 1
+                    yield line
+                if cluster.tells_all:
+                    return
+            except LaunchError:
+                if self._begun() is None:
+                    raise
             folder = self._begun()
         if folder is not None:
             begun = folder
-            yield from new_lines(
+            for line in new_lines(
                 begun, lambda: follow and begun.read_state()["status"] in RUNNING_STATES
-            )
+            ):
+                told[line] -= 1
+                if told[line] < 0:  # its cluster has not told it
+                    yield line
 
     def _begun(self) -> RunFolder | None:
         """Its folder, if it has made one since."""

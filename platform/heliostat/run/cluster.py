@@ -199,7 +199,7 @@ def _embed() -> Cluster:
 def _of_one_node() -> Iterator[None]:
     """Let Ray start only what one process's own cluster needs, for which `ray.init` has no words:
     no autoscaler, which has nothing to scale and is waited for at the end; no forwarder of logs, to
-    which nobody listens; no server of a dashboard that is off. They are three seconds of a run.
+    which nobody listens; no server of a dashboard that is off. They are two seconds of a run.
     """
     parameters, serve = parameter.RayParams, node.Node.start_api_server
     parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)

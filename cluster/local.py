@@ -140,6 +140,7 @@ def main() -> None:
     token_file.write_text(secrets.token_hex(32))
     with with_cluster(folder, token_file.read_text(), options.nodes, options.cpus) as cluster:
         print(f"# {options.nodes + 1} nodes are up; Ctrl-C ends them. For the site file:")
+        print(f"storage: {Path.cwd() / 'runs'}  # what all nodes see; runs stay when they are gone")
         print(f'clusters:\n  local: {{address: "{cluster.dashboard}", token_file: {token_file}}}')
         print(f"# metrics: http://127.0.0.1:{cluster.metrics_port}/metrics", flush=True)
         ended = threading.Event()

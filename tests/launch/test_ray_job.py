@@ -45,7 +45,7 @@ def test_a_job_is_sent_once_followed_and_found_again(heliostat, make_job, site, 
     done = heliostat("submit", job, "--to", "lab", "--id", "one", "--wait", env=site)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("small/one\n") and "report    " in done.stdout
-    assert "heliostat logs -f small/one" in done.stderr
+    assert "heliostat logs -f small/one" in done.stderr and "INFO" not in done.stderr
     again = heliostat("submit", job, "--to", "lab", "--id", "one", env=site)
     assert again.returncode == 0 and "nothing new was sent" in again.stderr
     state = json.loads(heliostat("status", "small/one", "--json", env=site).stdout)
@@ -236,10 +236,31 @@ def test_a_wrong_job_is_never_sent(heliostat, make_job, site):
 
 def test_plain_ray_job_submit_runs_the_same_file(make_job, ray_head, tmp_path):
     job = make_job(storage=f"storage: {tmp_path}/s")
-    done = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", ray_head.dashboard,
-         "--", sys.executable, "-m", "heliostat", "run", str(job), "--id", "plain"],
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+    done = plain_ray_job_submit(ray_head, "--", str(job), "--id", "plain")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (tmp_path / "s" / "runs" / "small" / "plain" / "result.json").exists()
+
+
+def test_a_run_is_not_left_where_nobody_finds_it(heliostat, make_job, site, ray_head, tmp_path):
+    nowhere = {"HELIOSTAT_SITE": str(tmp_path / "other.yaml")}
+    (tmp_path / "other.yaml").write_text((tmp_path / "site.yaml").read_text().partition("\n")[2])
+    for verb in ("plan", "submit", "render"):
+        done = heliostat(verb, make_job(), "--to", "lab", env=nowhere)
+        assert done.returncode == 2 and done.stdout == ""
+        assert "`runs` is a folder of this machine, which the nodes do not see" in done.stderr
+    # Ray's own command brings a working directory, which is gone after the job.
+    (tmp_path / "brought").mkdir()
+    done = plain_ray_job_submit(
+        ray_head, "--working-dir", str(tmp_path / "brought"), "--", str(make_job())
+    )
+    assert done.returncode != 0 and "which Ray removes after the job" in done.stdout
+
+
+def plain_ray_job_submit(ray_head, *words):
+    """`heliostat run` by Ray's own command."""
+    at = words.index("--") + 1
+    return subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", ray_head.dashboard,
+         *words[:at], sys.executable, "-m", "heliostat", "run", *words[at:]],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip

@@ -42,12 +42,14 @@ def command(
 
 
 def _placed(job: Job, target: str) -> str:
+    from heliostat.launch.clusters import destination
     from heliostat.launch.nodes import nodes_of
     from heliostat.launch.placement import place, spread
     from heliostat.launch.target import find_cluster
     from heliostat.spec.site import AddressCluster
 
     cluster = find_cluster(read_site(), target)
+    destination(cluster).render(job, None, "run")  # what `submit` would refuse is refused now
     if isinstance(cluster, AddressCluster):
         try:
             nodes = nodes_of(cluster)

@@ -11,6 +11,7 @@ from heliostat.errors import Problem
 from heliostat.spec.load import Job
 from heliostat.storage.files import create_bytes
 from heliostat.storage.objects import as_path
+from heliostat.storage.runs import DEFAULT_STORAGE
 
 
 def code_bytes(job: Job) -> int:
@@ -32,8 +33,8 @@ def with_code_at(job: Job, path: str) -> dict[str, Any]:
 
 def storage_problems(job: Job, who: str) -> Iterator[Problem]:
     """What hinders `who` from reaching the job's storage."""
-    storage = job.spec.storage
-    if storage is None or not (storage.startswith("/") or "://" in storage):
+    storage = job.spec.storage or DEFAULT_STORAGE
+    if not (storage.startswith("/") or "://" in storage):
         what = f"`{storage}` is a folder of this machine, which {who} do not see"
         yield job.problem("storage", what, f"name a URI, or a folder that all of {who} mount")
 

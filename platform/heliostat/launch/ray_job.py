@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import shutil
 import tempfile
@@ -66,7 +67,7 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
     The entrypoint is a fixed list of words, so that no value of a job reaches a shell.
 
     Raises:
-        UserError: the id is not fit for a name, or the storage not for large code.
+        UserError: the id is not fit for a name, or the storage not for a cluster.
     """
     if run_id is None:
         run_id = new_run_id() if verb == "run" else f"{verb}-{new_run_id()}"
@@ -74,8 +75,10 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
         raise UserError(
             Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
         )
+    if problems := list(storage_problems(job, "the nodes")):
+        raise UserError(problems)
     spec = job.spec
-    archive = _too_large(job)
+    archive = packed(job) if code_bytes(job) > MAX_CODE_BYTES else None
     place = f"{spec.storage}/{archive.place}" if archive else CODE_FOLDER
     value = with_code_at(job, place) if spec.code else dict(job.value)
     words = ["python", "-m", "heliostat", verb, JOB_FILE]
@@ -97,15 +100,6 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
         environment=environment,
         metadata={"heliostat.name": spec.name, "heliostat.run": run_id} | dict(spec.labels),
     )
-
-
-def _too_large(job: Job) -> PackedCode | None:
-    if code_bytes(job) <= MAX_CODE_BYTES:
-        return None
-    problems = list(storage_problems(job, "the nodes"))
-    if problems:
-        raise UserError(problems)
-    return packed(job)
 
 
 def submission_id(name: str, run_id: str) -> str:
@@ -223,6 +217,8 @@ def connect(cluster: AddressCluster) -> Any:
     """
     from ray.job_submission import JobSubmissionClient  # `status` often needs no cluster
 
+    for steps in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(steps).setLevel(logging.WARNING)  # they tell how a folder is packed
     with _plain_errors(cluster):
         return JobSubmissionClient(cluster.address, headers=headers_of(cluster) or None)
 

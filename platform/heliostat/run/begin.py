@@ -1,4 +1,4 @@
-"""What a job begins from: `model.init_from` as the place of weights."""
+"""What must hold before a job begins, and what it begins from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from heliostat.errors import Problem, UserError
 from heliostat.spec.load import Job
 from heliostat.spec.model import NetworkModel
 from heliostat.storage.objects import as_path
-from heliostat.storage.runs import Storage
+from heliostat.storage.runs import DEFAULT_STORAGE, Storage
+
+RAY_PACKAGES = "working_dir_files"  # where Ray unpacks the folder that a job brings
 
 
 def check_environment(job: Job) -> None:
-    """Secrets must be in the environment, and whoever sent the job must have our version.
+    """Secrets must be in the environment, whoever sent the job must have our version, and what it
+    writes must last.
 
     Raises:
-        UserError: one is not there, or the versions differ.
+        UserError: one is not there, the versions differ, or the storage is a folder that Ray
+            made for this job alone.
     """
     sender = os.environ.get("HELIOSTAT_SENT_BY", heliostat.__version__)
     if sender != heliostat.__version__:
@@ -28,6 +32,10 @@ def check_environment(job: Job) -> None:
     if missing:
         what = f"{', '.join(missing)} not set in this environment"
         raise UserError(job.problem("secrets", what, "set it where the job runs"))
+    storage = job.spec.storage or DEFAULT_STORAGE
+    if "://" not in storage and RAY_PACKAGES in Path(storage).absolute().parts:
+        what = f"`{storage}` lies in the job's working directory, which Ray removes after the job"
+        raise UserError(job.problem("storage", what, "name a URI, or a folder that lasts"))
 
 
 def with_beginning(job: Job, storage: Storage) -> Job:

@@ -5,36 +5,80 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 SCRIPT = """
-import os
+import os, signal, sys
 from pathlib import Path
 import ray
 from heliostat.run.cluster import connected
 
-def children():
+def below(pid):
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             status, command = (folder / "status").read_text(), (folder / "cmdline").read_text()
         except OSError:
             continue  # it has ended meanwhile
-        if f"PPid:\\t{os.getpid()}\\n" in status:
-            yield Path(command.replace(chr(0), " ").split(" --")[0].split("/")[-1]).name
+        if f"PPid:\\t{pid}\\n" in status:
+            yield folder.name, command.replace(chr(0), " ").split(" --")[0]
+            yield from below(folder.name)
 
+@ray.remote
+def variables():
+    return [os.environ.get(name) for name in ("PLAIN", "GROWN")]
+
+out = sys.stdout  # while it lasts, what is printed goes to stderr
 with connected(None):
-    answer, names = ray.get(ray.remote(lambda: 6 * 7).remote()), sorted(set(children()))
-print(answer, names)
+    print(ray.get(variables.remote()), file=out)
+    plain = {"PLAIN": "a 'b' \\n c"}
+    for given in (plain, plain | {"GROWN": "${HOME}/more"}):  # Ray's own rules for the latter
+        print(ray.get(variables.options(runtime_env={"env_vars": given}).remote()), file=out)
+    for pid, command in below(os.getpid()):
+        print(pid, command, file=out)
+    out.flush()
+    if "die" in sys.argv:
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_only_what_one_process_needs_is_started():
+def embedded(*words):
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, env=environment
-    )
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words],
+        capture_output=True, text=True, timeout=120, env=environment,
+    )  # fmt: skip
+
+
+def test_only_what_one_process_needs_is_started():
+    done = embedded()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split(" ", 1)[0] == "42"
-    for server in ("gcs_server", "raylet"):
+    told = done.stdout.splitlines()
+    assert told[:3] == [
+        "[None, None]",
+        repr(["a 'b' \n c", None]),
+        repr(["a 'b' \n c", f"{os.environ['HOME']}/more"]),
+    ]
+    for server in ("gcs_server", "raylet", "embedded/agent.py"):
         assert server in done.stdout
-    for server in ("monitor.py", "log_monitor.py", "dashboard.py"):
+    for server in ("monitor.py", "log_monitor.py", "dashboard.py", "DashboardAgent"):
         assert server not in done.stdout
+
+
+def test_nothing_outlives_the_process():
+    told = embedded("die").stdout.splitlines()[3:]
+    # Ray's own agent of environments looks for its cluster for a minute more.
+    told = [line for line in told if "RuntimeEnvAgent" not in line]
+    assert len(told) > 3
+    deadline = time.monotonic() + 30
+    while left := [line for line in told if _lives(line.split()[0])]:
+        assert time.monotonic() < deadline, left
+        threading.Event().wait(0.2)
+
+
+def _lives(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False

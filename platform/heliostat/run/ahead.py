@@ -13,9 +13,9 @@ from heliostat.storage.cache import local_copy
 from heliostat.storage.objects import ObjectPath, StorePath, as_path
 
 
-def import_ahead(spec: JobSpec) -> threading.Thread:
-    """Begin to import the heavy modules of a job, in the order of their use. Join the thread
-    before Ray is shut down: what it loads touches Ray.
+def imports_ahead(spec: JobSpec) -> threading.Thread:
+    """A thread that imports the heavy modules of a job, in the order of their use. Join it before
+    Ray is shut down: what it loads touches Ray.
     """
     modules = ["heliostat.report.page"]
     if spec.tune is not None:
@@ -24,9 +24,7 @@ def import_ahead(spec: JobSpec) -> threading.Thread:
         modules.append("tensorboardX")  # and with it torch: a sweep writes its curves elsewhere
         if spec.scale.num_workers > 1:
             modules.insert(0, "heliostat.train.ray_train")
-    thread = threading.Thread(target=_import, args=(modules,), daemon=True, name="import-ahead")
-    thread.start()
-    return thread
+    return threading.Thread(target=_import, args=(modules,), daemon=True, name="imports-ahead")
 
 
 def _import(modules: list[str]) -> None:

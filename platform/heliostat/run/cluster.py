@@ -7,18 +7,17 @@ import os
 import secrets
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import ray
-from ray._private import node, parameter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from heliostat.errors import LaunchError, PlacementError, Problem, StorageError, UserError
 from heliostat.plan.plan import Plan
+from heliostat.run.embedded import start_one_node
 from heliostat.storage.objects import StorePath, as_path
 
 PROBE_SECONDS = 60
@@ -43,8 +42,11 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Cluster]:
-    """Connect to the cluster at `address` (or RAY_ADDRESS), else start one in this process.
+def connected(
+    address: str | None, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[Cluster]:
+    """Connect to the cluster at `address` (or RAY_ADDRESS), else start one in this process;
+    `meanwhile` is called when there is waiting to be done.
 
     Raises:
         LaunchError: there is no cluster at the address, or it refuses us.
@@ -52,7 +54,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
     quiet_environment()
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        cluster = _join(address) if address else _embed()
+        cluster = _join(address, meanwhile) if address else _embed(meanwhile)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise LaunchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     try:
@@ -173,41 +175,19 @@ def _probe(path: str) -> str:
         return ""
 
 
-def _join(address: str) -> Cluster:
+def _join(address: str, meanwhile: Callable[[], None]) -> Cluster:
+    meanwhile()
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     resources = ray.cluster_resources()
     return Cluster(False, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
-def _embed() -> Cluster:
+def _embed(meanwhile: Callable[[], None]) -> Cluster:
     private_token()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody pre-empts us here
     cores = os.cpu_count() or 1
-    with _of_one_node():
-        ray.init(
-            address="local",
-            num_cpus=2 * cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            _system_config={"prestart_worker_first_driver": False},
-        )
+    start_one_node(2 * cores, meanwhile)
     return Cluster(True, cores, ray.cluster_resources().get("GPU", 0.0))
-
-
-@contextmanager
-def _of_one_node() -> Iterator[None]:
-    """Let Ray start only what one process's own cluster needs, for which `ray.init` has no words:
-    no autoscaler, which has nothing to scale and is waited for at the end; no forwarder of logs, to
-    which nobody listens; no server of a dashboard that is off. They are two seconds of a run.
-    """
-    parameters, serve = parameter.RayParams, node.Node.start_api_server
-    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
-    node.Node.start_api_server = lambda self, **settings: None
-    try:
-        yield
-    finally:
-        parameter.RayParams, node.Node.start_api_server = parameters, serve
 
 
 def private_token() -> None:

@@ -24,7 +24,7 @@ from heliostat.plan.text import plan_text
 from heliostat.report.console import Console, duration_text, metric_text
 from heliostat.report.follow import follow
 from heliostat.report.result import Result
-from heliostat.run.ahead import fetch_ahead, import_ahead
+from heliostat.run.ahead import fetch_ahead, imports_ahead
 from heliostat.run.begin import check_environment, with_beginning
 from heliostat.run.claim import Claim, claim_run
 from heliostat.run.cluster import (
@@ -156,9 +156,9 @@ class _Run:
         self._write_plan()
         self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
         self.console.block(plan_text(self.plan))
-        importing = import_ahead(self.spec)
+        importing = imports_ahead(self.spec)
         with self.clock.phase("start"):
-            context = connected(self.address)
+            context = connected(self.address, meanwhile=importing.start)
             cluster = context.__enter__()
         try:
             # Not beside the shutdown: Ray ends a process in which anything of its own is

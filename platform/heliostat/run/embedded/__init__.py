@@ -1,0 +1,78 @@
+"""A Ray of one node in this process, without what only clusters of machines need.
+
+`ray.init` has no words for that, so that names of Ray's own are replaced while it runs; a test
+looks at the processes that come of it. They are four seconds of a short run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import node, parameter, services, utils
+from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT
+
+UP_SECONDS, LOOK_SECONDS = 20.0, 0.02
+HERE = Path(__file__).parent
+
+
+def start_one_node(cpus: int, meanwhile: Callable[[], None]) -> None:
+    """`ray.init` of a cluster with so many CPUs. `meanwhile` is called once its processes are on
+    their way: what it begins to do delays none of them.
+    """
+    with ExitStack() as changes:
+        for place, name, value in _changes(meanwhile):
+            changes.enter_context(_replaced(place, name, value))
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _system_config={"prestart_worker_first_driver": False},
+        )
+
+
+def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
+    """What of Ray is another while it starts, and why."""
+    # No autoscaler, which is waited for at the end; no forwarder of logs, to which nobody listens.
+    lean = {"no_monitor": True, "include_log_monitor": False}
+    own = {"setup_worker_path": str(HERE / "setup_worker.py")}
+    yield parameter, "RayParams", partial(parameter.RayParams, **lean, **own)
+    # No server of a dashboard that is off.
+    yield node.Node, "start_api_server", lambda self, **settings: None
+    # Ray loads a web server to see whether it could.
+    yield utils, "get_dashboard_dependency_error", lambda: ImportError("there is no dashboard")
+    command_of = services._build_python_executable_command_memory_profileable
+
+    def command(component: str, *arguments: Any, **settings: Any) -> list[str]:
+        stands_in = component == PROCESS_TYPE_DASHBOARD_AGENT
+        return command_of(component, *arguments, **settings) + [str(HERE / "agent.py")] * stands_in
+
+    yield services, command_of.__name__, command
+    start = node.Node.start_raylet
+
+    def started(self: Any, *arguments: Any, **settings: Any) -> None:
+        start(self, *arguments, **settings)
+        meanwhile()
+        # Ray itself would look once a second whether its node is up.
+        deadline = time.monotonic() + UP_SECONDS
+        while not self.get_gcs_client().get_all_node_info() and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+
+    yield node.Node, "start_raylet", started
+
+
+@contextmanager
+def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)

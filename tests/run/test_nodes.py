@@ -145,18 +145,19 @@ def test_a_prepared_copy_is_on_the_other_nodes_before_their_workers_ask(
 def test_a_new_user_s_way_from_a_started_cluster_to_one_that_is_gone(heliostat, make_job, tmp_path):
     script = subprocess.Popen(
         [sys.executable, str(ROOT / "cluster" / "local.py"), "--nodes", "1", "--cpus", "1"],
-        stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}, cwd=tmp_path,
     )  # fmt: skip
     assert script.stdout is not None
-    lines = [script.stdout.readline() for _ in range(4)]
-    assert "2 nodes are up" in lines[0] and "address: " in lines[2]
+    lines = [script.stdout.readline() for _ in range(5)]
+    assert "2 nodes are up" in lines[0] and "/metrics" in lines[-1]
     [token] = tmp_path.glob("heliostat-cluster-*/token")
     assert token.stat().st_mode & 0o777 == 0o600
-    (tmp_path / "site.yaml").write_text("".join([f"storage: {tmp_path}/s\n", *lines[1:3]]))
+    (tmp_path / "site.yaml").write_text("".join(lines))  # as it is printed
     site = {"HELIOSTAT_SITE": str(tmp_path / "site.yaml")}
     grid = "tune={search: grid, space: {model.max_depth: [2, 3]}}"
     done = heliostat("submit", make_job(), "--to", "local", "--wait", "--set", grid, env=site)
     assert done.returncode == 0 and "trial 2/2" in done.stdout, done.stderr
+    assert list((tmp_path / "runs" / "runs" / "small").glob("*/result.json"))
     script.send_signal(signal.SIGTERM)
     assert script.wait(60) == 0
     shown = heliostat("status", "small", env=site)

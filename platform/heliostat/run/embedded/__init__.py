@@ -1,7 +1,7 @@
 """A Ray of one node in this process, without what only clusters of machines need.
 
 `ray.init` has no words for that, so that names of Ray's own are replaced while it runs; a test
-looks at the processes that come of it. They are four seconds of a short run.
+looks at the processes that come of it. Those parts are about four seconds of a short run.
 """
 
 from __future__ import annotations

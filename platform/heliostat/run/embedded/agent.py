@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.5
 
 def main() -> None:
     """Be called like Ray's own, with its path before its arguments."""
-    node = os.getppid()
+    node = int(os.environ["RAY_RAYLET_PID"])  # as Ray's own does: it may be gone by now
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--node-id", required=True)

@@ -32,6 +32,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/reader.py
 	$(BIN)/python tests/bench/trial_overhead.py
 	$(BIN)/python tests/bench/sweep_boosted.py
+	$(BIN)/python tests/bench/laid_rows.py
 	$(BIN)/python tests/bench/fused.py
 	$(BIN)/python tests/bench/asha.py
 

@@ -38,7 +38,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_table(folder: Path, num_files: int = 3, rows_per_file: int = 400, seed: int = 0) -> Path:
+def write_table(
+    folder: Path,
+    num_files: int = 3,
+    rows_per_file: int = 400,
+    seed: int = 0,
+    rows_per_group: int = 150,
+) -> Path:
     """A table with numbers, categories, missing values and three possible targets."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -63,7 +69,7 @@ def write_table(folder: Path, num_files: int = 3, rows_per_file: int = 400, seed
                 "amount": 3 * logit + rng.normal(size=n) + 10,
             }
         )
-        pq.write_table(table, folder / f"part-{i:02d}.parquet", row_group_size=150)
+        pq.write_table(table, folder / f"part-{i:02d}.parquet", row_group_size=rows_per_group)
     return folder
 
 

@@ -104,7 +104,7 @@ def trained(tmp_path, table, monkeypatch, pool) -> Callable[..., tuple]:
 
     def train(
         size: int, place: RunPlace | None = None, name: str = "", stop_at: int | None = None,
-        **parts: str,
+        final: bool = True, **parts: str,
     ):  # fmt: skip
         job = tmp_path / "job.yaml"
         job.write_text(job_text(table, **parts))
@@ -114,7 +114,7 @@ def trained(tmp_path, table, monkeypatch, pool) -> Callable[..., tuple]:
         assignment = Assignment(
             job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
             prepared=str(prepared.folder), data_digest="d", code=None, code_digest="c",
-            model_folder=str(folder), place=place,
+            model_folder=str(folder), place=place, final=final,
         )  # fmt: skip
         return *pool.train(assignment, size, stop_at), folder
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from heliostat.parallel.world import SoloWorld
+from heliostat.train import quantised
 from heliostat.train.assignment import Assignment, RunPlace
 from heliostat.train.control import NoControl
 from heliostat.train.job import train_events
+from tests.conftest import write_table
 from tests.data.packing import plan_of, prepare_here
 
 MLP = "model: {kind: mlp, hidden: [16, 16], dropout: 0.2, norm: NORM}"
@@ -58,6 +60,37 @@ def test_boosters_are_the_same_bytes(trained, table, task):
         assert (other / "booster.ubj").read_bytes() == booster
         np.testing.assert_allclose(others, losses, rtol=1e-12)
         assert other_metrics["test"] == metrics["test"]  # to the bit: gathered, then computed
+
+
+@pytest.mark.parametrize("target, task", [("late", "binary"), ("amount", "regression")])
+def test_the_order_in_which_rows_are_laid_changes_no_byte(
+    tmp_path, trained, monkeypatch, target, task
+):
+    """Trials lay them, on two ranks each its own, if there are enough; a short training takes them
+    as they are.
+    """
+    large = tmp_path / "large"
+    num_rows = 3 * quantised.LEAST_LAID_ROWS
+    write_table(large, num_files=1, rows_per_file=num_rows, rows_per_group=num_rows)
+    parts = {
+        "data": f"data: {{source: {large}, target: {target}, task: {task}, weight: count}}",
+        "model": BOOSTED,
+        "train": "train: {rounds: 6, validate_every: 2}",
+    }
+    losses, metrics, folder = trained(1, final=False, **parts)
+    booster = (folder / "booster.ubj").read_bytes()
+    others, other_metrics, other = trained(2, final=False, **parts)
+    assert (other / "booster.ubj").read_bytes() == booster and other_metrics == metrics
+    np.testing.assert_allclose(others, losses, rtol=1e-12)
+    plan = plan_of(tmp_path / "job.yaml")
+    as_they_are = Assignment(
+        job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
+        prepared=str(prepare_here(plan, tmp_path / "prepared", monkeypatch).folder),
+        data_digest="d", code=None, code_digest="c", model_folder=str(tmp_path / "as-they-are"),
+    )  # fmt: skip
+    events = list(train_events(as_they_are, SoloWorld(), NoControl()))
+    assert events[-1].metrics["validation"] == metrics["validation"]
+    assert (tmp_path / "as-they-are" / "booster.ubj").read_bytes() == booster
 
 
 def test_a_rank_with_no_row_of_a_batch_keeps_step(trained, table):

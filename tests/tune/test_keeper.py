@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from heliostat.data.inherit import DESCRIPTION
 from heliostat.plan.fuse import Company
 from heliostat.plan.space import identity_of
+from heliostat.storage.files import write_json
 from heliostat.train.assignment import Assignment
 from heliostat.tune.keeper import Keeper
 from heliostat.tune.ledger import Ledger
@@ -54,7 +56,7 @@ def kept(make_job, tmp_path):
             assign=lambda work: base, ledger=Ledger(tmp_path / "ledger", "a/1"),
             models=tmp_path / "models", checkpoints=tmp_path / "checkpoints",
             metrics_folder=tmp_path, company=lambda work: company,
-            scoring=lambda best: Scoring(base, best.id) if scores else None, group=None, concurrency=2,
+            scoring=lambda best: Scoring(best.id, base, best.id) if scores else None, group=None, concurrency=2,
             stop_requested=lambda: False, deadline=None, limit="", view=View(),
         )  # fmt: skip
         return Keeper(sweep)
@@ -68,6 +70,12 @@ def indices(order) -> list[int]:
 
 def finish(keeper, order) -> None:
     keeper.answered(order.number, [Answer(FINISHED, 1, 0.5, {"auc": 0.5}) for _ in order.tasks])
+
+
+def scored(keeper, order) -> None:
+    (side,) = order.scoring.sides
+    metrics = {side: {"of": order.scoring.trial}}
+    keeper.answered(order.number, [Answer(FINISHED, metrics=metrics)])
 
 
 def test_a_trial_that_ran_out_of_memory_comes_again_when_nothing_else_runs(kept):
@@ -128,17 +136,43 @@ def test_a_process_that_dies_between_rungs_does_not_come_to_the_first_again(kept
 
 
 @pytest.mark.parametrize("survives", [True, False])
-def test_the_last_order_is_to_score_the_best_model(kept, survives):
+def test_lanes_score_the_best_model_side_by_side_when_no_trial_is_left(kept, survives):
     keeper = kept(scores=True)
-    while (order := keeper.next_order()) is not None and order.scoring is None:
+    while (order := keeper.next_order()).scoring is None:
         finish(keeper, order)
-    assert order.scoring.model_folder == keeper.best.id and len(keeper.sweep.view.ended) == 8
-    assert keeper.next_order() is None and not keeper.is_over  # its lane is waited for
+    assert len(keeper.sweep.view.ended) == 8
+    first, second = order, keeper.next_order()
+    assert {first.scoring.trial, second.scoring.trial} == {keeper.best.id}
+    assert keeper.next_order() is None and not keeper.is_over  # both lanes are waited for
+    keeper.died(first.number, "its process died", False) if not survives else scored(keeper, first)
+    scored(keeper, second)
+    scored(keeper, keeper.next_order())
     if survives:
-        keeper.answered(order.number, [Answer(FINISHED, metrics={"test": {"auc": 0.7}})])
-        assert keeper.scored.metrics == {"test": {"auc": 0.7}}
+        assert list(keeper.scored.metrics.items()) == [
+            (side, {"of": keeper.best.id}) for side in ("train", "validation", "test")
+        ]
     else:
-        keeper.died(order.number, "its process died", out_of_memory=False)
         assert keeper.scored is None  # whoever runs the sweep scores it elsewhere
     assert keeper.is_over and keeper.next_order() is None
     keeper.check_end()
+
+
+def test_a_lane_that_finds_no_trial_scores_ahead_and_again_if_a_better_one_comes(kept):
+    keeper = kept(scores=True)
+    orders = [keeper.next_order(), keeper.next_order()]
+    while len(keeper.sweep.view.ended) < 7:
+        finish(keeper, orders.pop(0))
+        orders.append(keeper.next_order())
+    last, ahead = orders
+    assert last.tasks and ahead.scoring.sides == ("train",)
+    model = keeper.sweep.models / keeper.best.id
+    write_json(model / DESCRIPTION, {})
+    keeper.answered(last.number, [Answer(FINISHED, 1, 0.6, {"auc": 0.6})])
+    assert keeper.best.id == last.tasks[0].work.trial.id != ahead.scoring.trial
+    assert model.exists()  # a lane may be reading it
+    scored(keeper, ahead)
+    assert not model.exists() and not keeper.is_over
+    while (order := keeper.next_order()) is not None:
+        assert order.scoring.trial == keeper.best.id
+        scored(keeper, order)
+    assert keeper.scored.metrics["train"] == {"of": keeper.best.id}

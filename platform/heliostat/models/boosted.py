@@ -124,10 +124,9 @@ class Gradients:
             for part in (one, two):
                 part *= self._weights[rows]
                 np.rint(part, out=part)
-            first[rows] = one.T
-            second[rows] = np.maximum(two, self._least[rows], out=two).T
-        first *= self._quantum
-        second *= self._quantum
+            np.maximum(two, self._least[rows], out=two)
+            for part, whole in ((one, first), (two, second)):
+                np.multiply(part, self._quantum, out=whole[rows].T, casting="same_kind")
         return first, second
 
 

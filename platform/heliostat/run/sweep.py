@@ -216,7 +216,7 @@ class Trials:
         folder = self.models / best.id
         if self.in_folds or not (folder / DESCRIPTION).exists():
             return None
-        return Scoring(self.of(best), str(folder))
+        return Scoring(best.id, self.of(best), str(folder))
 
     def identify(self, config: Configuration) -> str:
         """The trial's id."""

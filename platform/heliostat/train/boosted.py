@@ -26,11 +26,8 @@ from heliostat.models.boosted import (
     BoosterPredictor,
     Gradients,
     base_score,
-    feature_matrix,
-    feature_types,
     parameters,
     quantum_of,
-    reference_rows,
 )
 from heliostat.models.predictor import Scores
 from heliostat.parallel.world import World, gather
@@ -50,10 +47,10 @@ from heliostat.train.events import (
     paused_again,
 )
 from heliostat.train.metrics import compute_metrics
+from heliostat.train.quantised import quantised
 from heliostat.train.scoring import evaluated_metrics, final_metrics, side_metrics
 from heliostat.train.stopping import Progress
 
-REFERENCE_ROWS = 200_000
 SEGMENT_ROUNDS = 20
 
 
@@ -83,14 +80,6 @@ def train_boosted(
     score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
     progress = predictor.booster.num_boosted_rounds()
     yield Finished(trainer.round, metrics, score, details, progress=progress)
-
-
-@dataclass(frozen=True)
-class _Matrices:
-    train: xgboost.QuantileDMatrix
-    validation: xgboost.QuantileDMatrix | None
-    rows: npt.NDArray[np.int64]
-    target: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -130,7 +119,7 @@ class _Trainer:
         weights = self._weights(np.asarray(data.rows("train")), targets)
         score = base_score(self.spec.data.task, targets, data.reader.weights(data.rows("train")))
         self.parameters = parameters(self.model, data.shape, score, threads)
-        self.matrices = self._matrices()
+        self.matrices = quantised(assignment, data, world, self.model.max_bin, threads)
         self.gradients = Gradients(
             self.spec.data.task,
             self.matrices.target,
@@ -194,37 +183,6 @@ class _Trainer:
         early = self.spec.train.early_stopping
         return early is not None and self.progress.num_worse >= early.patience
 
-    def _own_targets(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """This rank's training rows, and their targets."""
-        train = np.asarray(self.data.rows("train"))
-        mine = train[rank_slice(len(train), self.world.rank, self.world.size)]
-        return mine, self.data.reader.targets(mine)
-
-    def _matrices(self) -> _Matrices:
-        """The quantised matrices: those of the trial before, if it cut the same rows as finely."""
-        key = ("xgboost", self.model.max_bin, self.world.rank, self.world.size)
-        if key not in self.data.derived:
-            self.data.derived.clear()  # one at a time: they are most of what a trial holds
-            self.data.derived[key] = self._build_matrices()
-        kept: _Matrices = self.data.derived[key]
-        return kept
-
-    def _build_matrices(self) -> _Matrices:
-        data, world = self.data, self.world
-        train = np.asarray(data.rows("train"))
-        hashes = data.prepared.hashes(self.spec.seed)[train]
-        count = min(REFERENCE_ROWS, len(train))
-        sample = np.sort(train[np.argsort(hashes, kind="stable")[:count]])
-        reference = self._matrix(reference_rows(self._features(sample), data.shape), None, None)
-        mine, target = self._own_targets()
-        matrix = self._matrix(self._features(mine), target, reference)
-        validation = None
-        rows = np.asarray(data.rows("validation"))
-        if len(rows):
-            part = rows[rank_slice(len(rows), world.rank, world.size)]
-            validation = self._matrix(self._features(part), data.reader.targets(part), reference)
-        return _Matrices(matrix, validation, mine, target)
-
     def _weights(
         self, rows: npt.NDArray[np.int64], target: npt.NDArray[Any]
     ) -> npt.NDArray[np.float64]:
@@ -233,23 +191,6 @@ class _Trainer:
         if self.spec.data.task != "binary":
             return weights
         return weights * np.where(target == 1, self.model.scale_pos_weight, 1.0)
-
-    def _features(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        inputs = self.data.reader.inputs(rows)
-        return feature_matrix(inputs.numbers, inputs.categories)
-
-    def _matrix(
-        self, features: npt.NDArray[np.float32], target: Any, reference: Any
-    ) -> xgboost.QuantileDMatrix:
-        return xgboost.QuantileDMatrix(
-            features,
-            target,
-            ref=reference,
-            feature_types=feature_types(self.data.shape),
-            enable_categorical=True,
-            max_bin=self.model.max_bin,
-            nthread=self.parameters["nthread"],
-        )
 
     def _booster(self) -> xgboost.Booster:
         if self.booster is None:

@@ -15,6 +15,7 @@ from heliostat.errors import InterruptedRunError, StoppedError, TrainError
 from heliostat.storage.folders import remove_folder
 from heliostat.train.stopping import better
 from heliostat.train.workers import placement_sentence
+from heliostat.tune.best import BestScores, Scored
 from heliostat.tune.desk import Desk
 from heliostat.tune.halving import rule_of
 from heliostat.tune.ledger import TrialRecord
@@ -50,8 +51,7 @@ class Keeper:
         self._num_orders = 0
         self.num_failed = self.num_ended = self.num_reused = 0
         self.best: TrialRecord | None = None
-        self.scored: Answer | None = None  # of the best trial's model, if a lane has scored it
-        self._is_scoring = False
+        self._scores = BestScores(sweep.scoring)
         self.why_ended = ""
         self._last_error = ""
         self._moved = time.time()
@@ -59,7 +59,12 @@ class Keeper:
     @property
     def is_over(self) -> bool:
         """Whether every trial has ended."""
-        return self._desk.is_closed and not (self._running or self._held)
+        return self._all_ended and not self._running
+
+    @property
+    def scored(self) -> Scored | None:
+        """The scores of the best trial's model on all sides, if lanes have found them."""
+        return None if self.best is None else self._scores.of(self.best)
 
     def next_order(self) -> Order | None:
         """What a free lane begins now; None: nothing, or not yet."""
@@ -72,7 +77,7 @@ class Keeper:
         works = self._gathered()
         if works:
             return self._begin(tuple(self._task(work) for work in works))
-        return self._last_order() if self.is_over and self._num_orders else None
+        return self._scoring_order()
 
     def paused(self, number: int, answers: Sequence[Answer]) -> bool:
         """An order waits in its lane at a rung. Whether it goes on there."""
@@ -97,7 +102,8 @@ class Keeper:
         if order is None:
             return  # cut a moment ago
         if order.scoring is not None:
-            self.scored = answers[0]
+            self._scores.take(order.scoring, answers[0])
+            self._drop_losers({order.scoring.trial})
             return
         if any(answer.out_of_memory for answer in answers) and self._may_come_back(order):
             self._with_more_memory(order)
@@ -109,7 +115,10 @@ class Keeper:
         `limits.failures` times; alone, if memory ran out.
         """
         order = self._running.pop(number, None)
-        if order is None or order.scoring is not None:
+        if order is None:
+            return
+        if order.scoring is not None:
+            self._drop_losers({order.scoring.trial})
             return
         self._moved = time.time()
         if self._may_come_back(order):
@@ -124,13 +133,13 @@ class Keeper:
     def should_end(self) -> bool:
         """Whether the sweep must end before its last trial, and why."""
         sweep = self.sweep
-        if self._is_scoring:
-            return False
         allowed = max(
             1, math.ceil(sweep.plan.job.spec.limits.failed_trials * sweep.plan.num_trials)
         )
         if self.num_failed > allowed:
             self.why_ended = "failures"
+        elif self._all_ended:
+            return False  # what is left are a few seconds of scoring
         elif sweep.deadline is not None and time.monotonic() > sweep.deadline:
             self.why_ended = "time"
         elif sweep.stop_requested():
@@ -171,11 +180,8 @@ class Keeper:
         company = sweep.company(work)
         if company is None:
             return works
-        ended = self.num_ended + self.num_reused
-        beside = sum(len(order.tasks) for order in self._running.values())
-        left = sweep.plan.num_trials * len(sweep.folds) - ended - beside
         free = sweep.concurrency - len(self._running)
-        size = min(company.most, max(1, -(-left // free)))
+        size = min(company.most, max(1, -(-self._num_left // free)))
         held, self._held = self._held, deque()
         while len(works) < size and len(self._held) < MOST_HELD:
             other = held.popleft() if held else self._desk.next()
@@ -203,12 +209,13 @@ class Keeper:
         self._tell_change(tasks[0].work)
         return order
 
-    def _last_order(self) -> Order | None:
-        """All trials have ended: a lane that is warm scores the best one's model, once."""
-        scoring = None if self._is_scoring or not self.best else self.sweep.scoring(self.best)
+    def _scoring_order(self) -> Order | None:
+        """No trial is left to begin: a lane that is warm scores the best one's model."""
+        if self.best is None or not self._num_orders or not (self._all_ended or self._num_left < 1):
+            return None
+        scoring = self._scores.next(self.best)
         if scoring is None:
             return None
-        self._is_scoring = True
         self._num_orders += 1
         order = self._running[self._num_orders] = Order(self._num_orders, (), scoring)
         return order
@@ -308,8 +315,27 @@ class Keeper:
                 first = record.score == best.score and record.index < best.index
                 wins = first or better(record.score, best.score, self.sweep.goal)
                 self.best = record if wins else best
-        for loser in {record.id, best.id if best else record.id} - {getattr(self.best, "id", "")}:
+        self._drop_losers({record.id, best.id if best else record.id})
+
+    def _drop_losers(self, trials: set[str]) -> None:
+        """Remove the models of those that are not the best, nor being scored at the moment."""
+        wanted = {order.scoring.trial for order in self._running.values() if order.scoring}
+        if self.best is not None:
+            wanted.add(self.best.id)
+        for loser in trials - wanted:
             remove_folder(self.sweep.models / loser, DESCRIPTION)
+
+    @property
+    def _all_ended(self) -> bool:
+        trains = any(order.tasks for order in self._running.values())
+        return self._desk.is_closed and not (trains or self._held)
+
+    @property
+    def _num_left(self) -> int:
+        """How many trainings have not begun, as far as the plan tells."""
+        ended = self.num_ended + self.num_reused
+        begun = sum(len(order.tasks) for order in self._running.values())
+        return self.sweep.plan.num_trials * len(self.sweep.folds) - ended - begun
 
     @property
     def _stall_seconds(self) -> float:

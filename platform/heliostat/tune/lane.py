@@ -78,7 +78,7 @@ class Lane(tune.Trainable):  # type: ignore[misc]
 
 
 class ScoringCourse:
-    """The last order of a sweep: the process that has just trained scores the best model."""
+    """When no trial is left: a process that has just trained scores the best model."""
 
     waits = False
 
@@ -96,10 +96,11 @@ class ScoringCourse:
 
 
 def score(scoring: Scoring) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Metrics of a model on every side, and what is drawn of them."""
+    """Metrics of a model on some sides, and what is drawn of them."""
     assignment = scoring.assignment
     predictor = load_model(as_path(scoring.model_folder)).predictor
-    return final_metrics(assignment.spec, open_data(assignment), predictor, SoloWorld())
+    data = open_data(assignment)
+    return final_metrics(assignment.spec, data, predictor, SoloWorld(), scoring.sides)
 
 
 class Course:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from heliostat.plan.counts import SIDES
 from heliostat.train.assignment import Assignment
 from heliostat.tune.work import Work
 
@@ -28,10 +29,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A finished trial's model, to be scored on every side."""
+    """A finished trial's model, to be scored on some sides."""
 
+    trial: str
     assignment: Assignment
     model_folder: str
+    sides: tuple[str, ...] = SIDES
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,16 +34,12 @@ def test_a_sweep_killed_ten_times_takes_the_same_decisions(
     job.write_text(job.read_text().replace("name: small", "name: whole"))
     done = heliostat("run", job, "--set", f"storage={tmp_path}/s", "--json", env=environment)
     assert done.returncode == 0, done.stderr
-    chance, kills = random.Random(5), 0
-    while kills < 10:
-        ended = killed_run(job, tmp_path, environment, chance.uniform(6, 10))
-        if ended:
-            break
-        kills += 1
+    chance = random.Random(5)
+    for num_ended in sorted(chance.sample(range(180), 10)):
+        kill_run(job, tmp_path, environment, num_ended, chance.uniform(0, 0.3))
     last = heliostat("run", job, "--set", f"storage={tmp_path}/s", "--set", "name=killed", "--json",
                      env=environment)  # fmt: skip
     assert last.returncode == 0, last.stderr
-    assert kills >= 3
     whole, killed = (final_rows(tmp_path / "s" / "runs" / name) for name in ("whole", "killed"))
     assert len(whole) == 200 and len(killed) == 200  # each once
     assert {decision(row) for row in killed} == {decision(row) for row in whole}
@@ -50,20 +47,24 @@ def test_a_sweep_killed_ten_times_takes_the_same_decisions(
     assert results[0] == results[1]
 
 
-def killed_run(job: Path, tmp_path: Path, environment, seconds: float) -> bool:
-    """Run, and kill the driver some time after its first trial; whether it had ended before."""
+def kill_run(job: Path, tmp_path: Path, environment, num_ended: int, seconds: float) -> None:
+    """Run, and kill the driver `seconds` after so many trials in all have ended: in whatever it is
+    about, be it to start.
+    """
     command = [sys.executable, "-m", "heliostat", "run", str(job), "--set", f"storage={tmp_path}/s",
                "--set", "name=killed"]  # fmt: skip
     process = subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
-        return False
-    return True
+    folder = tmp_path / "s" / "runs" / "killed"
+    deadline = time.monotonic() + 120
+    while len(final_rows(folder)) < num_ended and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(seconds)
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
 
 
 def final_rows(folder: Path) -> list[dict]:

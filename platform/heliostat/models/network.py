@@ -22,6 +22,7 @@ from heliostat.models.predictor import Scores, Shape
 from heliostat.models.randomness import Randomness
 from heliostat.models.tabular_transformer import TabularTransformer
 from heliostat.parallel.apply import is_cut, let_go, load_whole, whole_tensors
+from heliostat.parallel.pipeline import finished
 from heliostat.spec.model import (
     CustomModel,
     GptModel,
@@ -71,13 +72,15 @@ class NetworkPredictor:
         return np.concatenate(parts) if parts else np.empty(empty)
 
     def _scores_of(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
-        output = self.module(
+        scores = finished(
+            self.module,
             torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device),
             torch.from_numpy(np.ascontiguousarray(categories)).to(self.device, torch.int64),
+            self.squashed,
         )
-        return self.squashed(output)
+        return scores.cpu().numpy()
 
-    def squashed(self, output: Tensor) -> Scores:
+    def squashed(self, output: Tensor) -> Tensor:
         """Scores from what the module gives: [..., outputs] to [...] or [..., classes]."""
         output = output.double()
         result: Tensor = output.softmax(-1) if self.shape.num_outputs > 1 else output[..., 0]
@@ -85,7 +88,7 @@ class NetworkPredictor:
             result = result.sigmoid()
         elif self.shape.link == "log":
             result = result.exp()
-        return result.cpu().numpy()
+        return result
 
     @torch.no_grad()
     def token_sums(
@@ -104,11 +107,15 @@ class NetworkPredictor:
         return np.concatenate(parts)
 
     def _token_sums_of(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Scores:
-        logits = self.module(tokens.new_empty((len(tokens), 0)), tokens).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        hits = logits.argmax(-1) == targets
-        each = torch.stack([losses.view(targets.shape), hits.float(), torch.ones_like(weights)])
-        sums: Scores = (each.double() * weights).sum(-1).T.cpu().numpy()
+        def sums_of(logits: Tensor) -> Tensor:
+            logits = logits.float()
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            hits = logits.argmax(-1) == targets
+            each = torch.stack([losses.view(targets.shape), hits.float(), torch.ones_like(weights)])
+            return (each.double() * weights).sum(-1).T
+
+        no_numbers = tokens.new_empty((len(tokens), 0))
+        sums: Scores = finished(self.module, no_numbers, tokens, sums_of).cpu().numpy()
         return sums
 
     def save(self, folder: Path) -> str:

@@ -56,9 +56,14 @@ class Means:
 
 
 def parallelized(
-    model: nn.Module, world: World, degrees: Degrees, means: Means = Means()
+    model: nn.Module,
+    world: World,
+    degrees: Degrees,
+    means: Means = Means(),
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """The module that training calls: `model` itself, cut in place, or a wrapper around it.
+    """The module that training calls: `model` itself, cut in place, or a wrapper around it; on
+    `device`, to which a model that is cut goes layer by layer, so that it need not fit there whole.
 
     A model says how it may be cut by `tensor_plan`, patterns of module names and a style for
     each, and `shard_units`, patterns of the modules whose weights are gathered together.
@@ -70,13 +75,13 @@ def parallelized(
     """
     _apply(means, model)
     if world.size * degrees.peers == 1 or not any(p.requires_grad for p in model.parameters()):
-        return model
+        return model.to(device)
     if not degrees.cuts:
-        return data_parallel(model, world.size)
-    device = next(model.parameters()).device.type
+        return data_parallel(model.to(device), world.size)
     data = world.size // degrees.shard
     shape = {"data": data} | vars(degrees)
-    mesh = init_device_mesh(device, tuple(shape[name] for name in MESH), mesh_dim_names=MESH)
+    lengths = tuple(shape[name] for name in MESH)
+    mesh = init_device_mesh(torch.device(device).type, lengths, mesh_dim_names=MESH)
     if degrees.pipeline > 1:
         stages = mesh["pipeline"]
         enter_stage(model, stages.get_local_rank(), degrees.pipeline, stages.get_group())
@@ -84,7 +89,7 @@ def parallelized(
         parallelize_module(model, mesh["tensor"], _tensor_plan(model))
     if world.size > 1:
         _shard(model, _shard_mesh(mesh, data, degrees.shard))
-    return model
+    return model.to(device)
 
 
 def is_cut(model: nn.Module) -> bool:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from heliostat.errors import Problem, UserError
 
 Named = Iterable[tuple[str, Tensor]]
+Finish = Callable[[Tensor], Tensor]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MOST_DIMENSIONS = 7
 
 
 class Elsewhere(nn.Module):
@@ -60,11 +63,43 @@ class Stage:
         output: Tensor = model.project(x) if self.is_last else x  # type: ignore[operator]
         return output
 
+    def finished(self, x: Tensor, categories: Tensor, finish: Finish) -> Tensor:
+        """`finish` of the outputs, on every stage: all must ask together, for the same rows."""
+        if not self.is_first:
+            x = self._received(self.index - 1, x.device)
+        x = self.model(x, categories, rows=categories.new_empty(0))
+        if not self.is_last:
+            self._send(x, self.index + 1)
+            return self._told(None, x.device)
+        return self._told(finish(x), x.device)
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum of every stage's value, on every stage."""
         total = value.detach().clone()
         dist.all_reduce(total, group=self.group)
         return total
+
+    def _send(self, x: Tensor, target: int) -> None:
+        rank = dist.get_global_rank(self.group, target)
+        dist.send(_header_of(x), rank, self.group)
+        dist.send(x.contiguous(), rank, self.group)
+
+    def _received(self, source: int, device: torch.device) -> Tensor:
+        rank = dist.get_global_rank(self.group, source)
+        header = _no_header(device)
+        dist.recv(header, rank, self.group)
+        x = _empty(header)
+        dist.recv(x, rank, self.group)
+        return x
+
+    def _told(self, x: Tensor | None, device: torch.device) -> Tensor:
+        """The last stage's tensor, on all."""
+        last = dist.get_global_rank(self.group, self.count - 1)
+        header = _no_header(device) if x is None else _header_of(x)
+        dist.broadcast(header, last, self.group)
+        x = _empty(header) if x is None else x.contiguous()
+        dist.broadcast(x, last, self.group)
+        return x
 
     def all_of(self, own: Named) -> Iterator[tuple[str, Tensor]]:
         """Every stage's named tensors, one after another, on every stage. The tensors are whole."""
@@ -121,6 +156,12 @@ def stage_of(model: nn.Module) -> Stage | None:
     return model.forward if isinstance(model.forward, Stage) else None
 
 
+def finished(model: nn.Module, x: Tensor, categories: Tensor, finish: Finish) -> Tensor:
+    """`finish` of what a model gives; if it is cut into stages, that of all of them together."""
+    stage = stage_of(model)
+    return finish(model(x, categories)) if stage is None else stage.finished(x, categories, finish)
+
+
 def stage_bounds(sizes: Sequence[int], count: int) -> list[int]:
     """Where to cut layers of `sizes` parameters into `count` stages, [count + 1] ascending: so that
     the largest stage is as small as can be, and none is without parameters.
@@ -165,3 +206,19 @@ def _leave_out(module: nn.Module, prefix: str, foreign: set[str]) -> None:
             setattr(module, name, Elsewhere())
         elif not foreign.isdisjoint(held):
             _leave_out(child, f"{path}.", foreign)
+
+
+def _header_of(x: Tensor) -> Tensor:
+    """What must be known of a tensor to receive it: its type, and the lengths of its dimensions."""
+    header = _no_header(x.device)
+    header[: 1 + x.dim()] = torch.tensor([DTYPES.index(x.dtype), *x.shape])
+    return header
+
+
+def _no_header(device: torch.device) -> Tensor:
+    return torch.full((1 + MOST_DIMENSIONS,), -1, dtype=torch.int64, device=device)
+
+
+def _empty(header: Tensor) -> Tensor:
+    dtype, *lengths = [value for value in header.tolist() if value >= 0]
+    return torch.empty(lengths, dtype=DTYPES[dtype], device=header.device)

@@ -291,7 +291,8 @@ class _Cohort:
             inputs = self.data.reader.inputs(rows[start : start + at_once])
             numbers = torch.from_numpy(np.ascontiguousarray(inputs.numbers)).to(self.device)
             codes = torch.from_numpy(np.ascontiguousarray(inputs.categories)).to(self.device)
-            parts.append(predictor.squashed(self._outputs(numbers, codes.long())))
+            outputs = self._outputs(numbers, codes.long())
+            parts.append(predictor.squashed(outputs).cpu().numpy())
         self.model.train()
         target = self.data.encoder.target
         scores = np.concatenate(parts, 1)

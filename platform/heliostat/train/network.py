@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from heliostat.data.sieve import Sieve
 from heliostat.models.huggingface import check_config
 from heliostat.models.network import NetworkPredictor, Weights, build_network, load_weights
 from heliostat.models.randomness import Randomness
-from heliostat.parallel.apply import Means, load_whole, parallelized, whole_tensors
+from heliostat.parallel.apply import Means, parallelized
 from heliostat.parallel.world import Degrees, World
 from heliostat.spec.model import GptModel, NetworkModel
 from heliostat.train.allocator import keep_freed_memory
@@ -58,16 +57,13 @@ def train_network(
         yield Noted(begin_from(model, spec.model.init_from))
     freeze(model, spec.model.freeze)
     check_patterns(spec.train.optimizer, model)
-    model = model.to(device)
     parallel = spec.scale.parallel
     degrees = Degrees(parallel.shard, parallel.tensor, parallel.pipeline)
     means = Means(spec.train.compile, spec.scale.activation_checkpointing)
     if degrees.pipeline > 1:  # other rows pass a layer before it is computed again
         means = replace(means, contexts=randomness.remembered)
-    # A stage alone scores nothing: every rank keeps a model that is whole.
-    scored = copy.deepcopy(model) if degrees.pipeline > 1 else model
-    predictor = NetworkPredictor(scored, data.shape, device)
-    replica = parallelized(model.train(), world, degrees, means)
+    predictor = NetworkPredictor(model, data.shape, device)
+    replica = parallelized(model.train(), world, degrees, means, device)
     task = _task(assignment, data, world, _Learner(model, replica, predictor), randomness)
     step = 0
     for event in fit(task, world, checkpoints, control):
@@ -78,13 +74,11 @@ def train_network(
     best_step = step
     if spec.train.early_stopping is not None and (best := checkpoints.best()) is not None:
         if is_sharded(best):
-            load_sharded_weights(scored, best.folder)
+            load_sharded_weights(model, best.folder)
         else:
-            load_weights(scored, best.folder / WEIGHTS)
+            load_weights(model, best.folder / WEIGHTS)
         best_step = best.step
-    elif scored is not model:
-        load_whole(scored, whole_tensors(model, model.state_dict()))
-    weights = Weights.of(scored, keep=world.leads)
+    weights = Weights.of(model, keep=world.leads)
     if world.leads:
         save_model(assignment, data, weights)
     sides = ("train", "validation", "test") if assignment.final else ("validation",)
@@ -101,12 +95,6 @@ class _Learner:
     model: nn.Module
     replica: nn.Module
     predictor: NetworkPredictor
-
-    def current(self) -> NetworkPredictor:
-        """What scores, with the weights of now."""
-        if self.predictor.module is not self.model:
-            load_whole(self.predictor.module, whole_tensors(self.model, self.model.state_dict()))
-        return self.predictor
 
 
 def _task(
@@ -131,7 +119,7 @@ def _task(
         batches=partial(tensor_batches, batches, learner.predictor.device),
         rate=lambda step, progress: rate_factor(schedule, step, num_steps, progress.num_drops),
         plateau=schedule.patience,
-        evaluate=lambda: validation_metrics(spec, data, learner.current(), world),
+        evaluate=lambda: validation_metrics(spec, data, learner.predictor, world),
         objective=spec.objective_metric,
         goal=spec.objective_goal,
         patience=early.patience if early else None,

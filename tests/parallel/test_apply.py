@@ -21,9 +21,9 @@ CUTS = {
 def test_no_rank_ever_brings_a_whole_model_to_its_device_and_all_score_as_it_does():
     """What goes to the device is the rank's own part, and nothing whole is kept beside it."""
     context = multiprocessing.get_context("spawn")
-    answers, port = context.Queue(), free_port()
+    answers, ports = context.Queue(), [free_port() for _ in CUTS]
     ranks = [
-        context.Process(target=be_a_rank, args=(rank, port, answers), daemon=True)
+        context.Process(target=be_a_rank, args=(rank, ports, answers), daemon=True)
         for rank in range(2)
     ]
     try:
@@ -45,9 +45,10 @@ def test_no_rank_ever_brings_a_whole_model_to_its_device_and_all_score_as_it_doe
         assert np.array_equal(one[3][1], other[3][1]), name
 
 
-def be_a_rank(rank: int, port: int, answers) -> None:
+def be_a_rank(rank: int, ports: list[int], answers) -> None:
     try:
-        answers.put({name: cut_and_score(rank, port, name) for name in CUTS})
+        each = zip(CUTS, ports, strict=True)
+        answers.put({name: cut_and_score(rank, port, name) for name, port in each})
     except BaseException:
         answers.put(traceback.format_exc())
 

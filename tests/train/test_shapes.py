@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -205,3 +206,27 @@ def test_a_cut_that_does_not_add_up_is_refused(make_job, model, degrees, sentenc
     job = make_job(model=f"model: {model}", train="")
     with pytest.raises(PlanError, match=sentence):
         plan_of(job, "scale.workers=6", f"scale.parallel={degrees}")
+
+
+@pytest.mark.parametrize("shape", ["data 2", "shard 2", "data 2 x tensor 2", "data 2 x pipeline 2"])
+def test_what_is_not_finite_on_one_rank_alone_is_named(trained, tmp_path, shape):
+    """One row of the table overflows: of two ranks with different rows, one sees it."""
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 1000)).astype(np.float32)
+    y = x + z > 0
+    x[500], source = 3e38, tmp_path / "one"
+    source.mkdir()
+    pq.write_table(pa.table({"x": x, "z": z, "y": y}), source / "rows.parquet")
+    size, degrees = SHAPES[shape]
+    job = parts("mlp", size, degrees) | {
+        "data": f"data: {{source: {source}, target: y, task: binary, split: {{validation: 0, test: 0}}, "
+        "features: {x: {type: number, scale: none}, z: number}}",
+        "train": "train: {epochs: 2, batch_size: 80}",
+    }
+    with pytest.raises(AssertionError) as failed:
+        trained(size, **job)
+    told = str(failed.value).splitlines()[-1]
+    if "pipeline" in shape:  # its stages see no outputs of each other's
+        assert re.search(r"the training loss is \w+ at step \d+\. ", told)
+    else:  # the first norm squares it
+        assert re.search(r"the training loss is \w+ at step \d+: `blocks.1` is the first", told)

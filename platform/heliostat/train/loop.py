@@ -73,6 +73,8 @@ class _Loop:
         self.stage = stage_of(task.model)
         self.device = self.parameters[0].device.type
         self.passes = passes_of(task, world)
+        # Where a model that is cut breaks, all its ranks must look, and one may see it alone.
+        self.looks_together = is_cut(task.model) and world.size > 1
         self.gradient_norm = torch.zeros(())
         self.log_every = task.log_every
         self.saver = Saver()
@@ -182,9 +184,13 @@ class _Loop:
         Raises:
             TrainError: names the first module or gradient that is not.
         """
-        # To look on a GPU would be to wait for it; `_log` does.
-        if self.device == "cpu" and not math.isfinite(float(share)):
-            raise TrainError(self.passes.trouble(batch, self.step, float(share)))
+        if self.device != "cpu":  # to look on a GPU would be to wait for it; `_log` does
+            return
+        loss = float(share)
+        if self.looks_together:
+            loss = float(self.world.sum(np.array([loss]))[0]) / self.world.size
+        if not math.isfinite(loss):
+            raise TrainError(self.passes.trouble(batch, self.step, loss))
 
     def _clip(self, max_norm: float) -> None:
         self.gradient_norm = gradient_norm(self.parameters, self.stage)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from heliostat.errors import TrainError
-from heliostat.parallel.apply import unsynced
+from heliostat.parallel.apply import is_cut, unsynced
 from heliostat.parallel.pipeline import Stage, stage_of
-from heliostat.parallel.world import World
+from heliostat.parallel.world import SoloWorld, World
 from heliostat.plan.pipeline import MicroBatches
 from heliostat.train.task import Fit, TensorBatch
 from heliostat.train.trouble import REMEDY, forward_trouble
@@ -32,7 +32,7 @@ class Passes(Protocol):
         """
 
     def trouble(self, batch: TensorBatch, step: int, share: float) -> str:
-        """Why a share of the loss is not finite."""
+        """Why a share of the loss is not finite. Of a model that is cut, every rank must ask."""
 
 
 def passes_of(task: Fit, world: World) -> Passes:
@@ -68,7 +68,8 @@ class OneByOne:
     def trouble(self, batch: TensorBatch, step: int, share: float) -> str:
         """See `Passes`."""
         again = partial(self._outputs, batch, step)
-        return forward_trouble(self.task.model, again, share, step + 1)
+        asking = self.world if is_cut(self.task.model) else SoloWorld()
+        return forward_trouble(self.task.model, again, share, step + 1, asking)
 
     def _backward(self, piece: TensorBatch, step: int, scale: float) -> Tensor:
         loss = mean_loss(self.task, self.world, self._outputs(piece, step), piece, scale)

@@ -5,25 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from heliostat.parallel.world import World
 
 REMEDY = "lower `train.optimizer.learning_rate`, set `train.clip_norm`, or scale the inputs"
 
 
-def forward_trouble(model: nn.Module, forward: Callable[[], object], loss: float, step: int) -> str:
+def forward_trouble(
+    model: nn.Module, forward: Callable[[], object], loss: float, step: int, world: World
+) -> str:
     """Why the loss of a step is not finite: by a gradient of the step before, of which the last
-    one is where it began; or in `forward`, which is run again to see where.
+    one is where it began; or in `forward`, which is run again to see where. `world` are the ranks
+    that ask: of a model that is cut, all.
     """
-    broken = {n: p for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())}
+    broken = {name: p for name, p in model.named_parameters() if not _is_finite(p)}
     trained = [name for name, parameter in broken.items() if parameter.requires_grad]
     if trained and step > 1:
         return _of_gradient(f"of `{trained[-1]}`", step - 1)
     if broken:
         began = f"the parameter `{next(iter(broken))}` was not finite before it"
         return f"the training loss is {loss} at step {step}; {began}. {REMEDY}"
-    with _watched(model) as bad, torch.no_grad():
+    with _watched(model) as seen, torch.no_grad():
         forward()
+    # A rank may have no row that does it.
+    anywhere = world.sum(np.array([is_bad for _, is_bad in seen], np.float64))
+    bad = [name for (name, _), count in zip(seen, anywhere, strict=True) if count]
     where = f"`{bad[0]}` is the first module whose output is not finite" if bad else "in the loss"
     return f"the training loss is {loss} at step {step}: {where}. {REMEDY}"
 
@@ -35,7 +45,7 @@ def gradient_trouble(model: nn.Module, step: int) -> str:
     bad = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        if parameter.grad is not None and not _is_finite(parameter.grad)
     ]
     where = f"of `{bad[-1]}`" if bad else "of all parameters together"
     return _of_gradient(where, step)
@@ -45,14 +55,22 @@ def _of_gradient(where: str, step: int) -> str:
     return f"the gradient {where} is not finite at step {step}. {REMEDY}"
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Of one that is cut, the part that is here."""
+    here = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return bool(torch.isfinite(here).all())
+
+
 @contextmanager
-def _watched(model: nn.Module) -> Iterator[list[str]]:
-    bad: list[str] = []
+def _watched(model: nn.Module) -> Iterator[list[tuple[str, bool]]]:
+    """The modules that hold no others, in the order of their calls, and whether what each gave is
+    not finite.
+    """
+    seen: list[tuple[str, bool]] = []
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
         def look(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                bad.append(name)
+            seen.append((name, isinstance(output, Tensor) and not _is_finite(output)))
 
         return look
 
@@ -62,7 +80,7 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
         if not any(module.children())
     ]
     try:
-        yield bad
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,7 @@
 """Several networks of the same shapes as one: each layer holds the weights of all, and multiplies
-them in one batched product. Inputs are [rows, ...] for all or [models, rows, ...]; outputs are
-[models, rows, ...]. Models know nothing of it (cf. HFTA: Wang et al., MLSys 2021).
+them in one batched product. Numbers are [models, rows, numbers]. Codes of categories are [rows,
+categories] where all read the same rows, or [rows, categories, models] where each reads its own;
+outputs are [models, rows, ...]. Models know nothing of it (cf. HFTA: Wang et al., MLSys 2021).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from heliostat.models.randomness import HashDropout, mix, row_keys_of
 
 
-def stacked(modules: Sequence[nn.Module]) -> nn.Module:
+def stacked(modules: Sequence[nn.Module], own_rows: bool = False) -> nn.Module:
     """The modules as one, whose parameters have the same names and one more dimension in front.
+    With `own_rows` each reads rows of its own, and draws for them.
 
     Raises:
         TypeError: there is no stacked form of a part of them; names it.
@@ -25,12 +27,12 @@ def stacked(modules: Sequence[nn.Module]) -> nn.Module:
     first = modules[0]
     form = FORMS.get(type(first))
     if form is not None:
-        return form(modules)
+        return form(modules, own_rows)
     if first._parameters or first._buffers:
         raise TypeError(f"`{type(first).__name__}` has no stacked form")
     whole = copy.copy(first)
     whole._modules = {
-        name: stacked([module._modules[name] for module in modules])  # type: ignore[misc]
+        name: stacked([module._modules[name] for module in modules], own_rows)  # type: ignore[misc]
         for name, part in first._modules.items()
         if part is not None
     } | {name: None for name, part in first._modules.items() if part is None}
@@ -47,7 +49,7 @@ def _parameter(modules: Sequence[nn.Module], name: str) -> nn.Parameter | None:
 class StackedLinear(nn.Module):
     """`nn.Linear` of each model."""
 
-    def __init__(self, modules: Sequence[nn.Linear]) -> None:
+    def __init__(self, modules: Sequence[nn.Linear], own_rows: bool) -> None:
         super().__init__()
         self.weight = _parameter(modules, "weight")
         self.bias = _parameter(modules, "bias")
@@ -81,7 +83,7 @@ class _Linear(torch.autograd.Function):
 class StackedLayerNorm(nn.Module):
     """`nn.LayerNorm` of each model."""
 
-    def __init__(self, modules: Sequence[nn.LayerNorm]) -> None:
+    def __init__(self, modules: Sequence[nn.LayerNorm], own_rows: bool) -> None:
         super().__init__()
         self.shape, self.eps = modules[0].normalized_shape, modules[0].eps
         self.weight = _parameter(modules, "weight")
@@ -110,17 +112,24 @@ class _Affine(torch.autograd.Function):
 
 
 class StackedEmbedding(nn.Module):
-    """`nn.Embedding` of each model, for codes that all share."""
+    """`nn.Embedding` of each model."""
 
-    def __init__(self, modules: Sequence[nn.Embedding]) -> None:
+    def __init__(self, modules: Sequence[nn.Embedding], own_rows: bool) -> None:
         super().__init__()
-        self.padding = modules[0].padding_idx
+        self.padding, self.own_rows = modules[0].padding_idx, own_rows
         self.weight = _parameter(modules, "weight")
 
     def forward(self, codes: Tensor) -> Tensor:
-        """[rows, ...] codes to [models, rows, ..., width]."""
-        assert self.weight is not None
-        models, _, width = self.weight.shape
+        """Codes that all share, [rows, ...], to [models, rows, ..., width]; or each model's own,
+        [rows, models], to [models, rows, width].
+        """
+        assert self.weight is not None and self.padding is not None
+        models, num_codes, width = self.weight.shape
+        if self.own_rows:
+            places = codes + torch.arange(models, device=codes.device) * num_codes
+            vectors = F.embedding(places.T, self.weight.flatten(0, 1))
+            # The vector of the padding is zero, and must learn nothing.
+            return vectors * codes.T.ne(self.padding)[..., None]
         # One table of all models' vectors side by side: a row is looked up once for all.
         table = self.weight.transpose(0, 1).flatten(1)
         found = F.embedding(codes, table, self.padding)
@@ -128,15 +137,15 @@ class StackedEmbedding(nn.Module):
 
 
 class StackedDropout(nn.Module):
-    """`HashDropout` of each model: the same draws for all, each with its own probability."""
+    """`HashDropout` of each model, with its own probability; of the same rows all draw alike."""
 
     columns: Tensor
     least: Tensor
     factor: Tensor
 
-    def __init__(self, modules: Sequence[HashDropout]) -> None:
+    def __init__(self, modules: Sequence[HashDropout], own_rows: bool) -> None:
         super().__init__()
-        self.randomness = modules[0].randomness
+        self.randomness = [module.randomness for module in modules[: None if own_rows else 1]]
         chances = [module.probability for module in modules]
         kept = {
             "columns": modules[0].columns,
@@ -148,14 +157,14 @@ class StackedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[models, rows, width] to the same."""
-        keys = row_keys_of(self.randomness)
-        if not self.training or keys is None:
+        keys = [row_keys_of(randomness) for randomness in self.randomness]
+        if not self.training or keys[0] is None:
             return x
-        bits = mix(keys[:, None] ^ self.columns) & 0x7FFFFFFF
+        bits = mix(torch.stack(keys)[..., None] ^ self.columns) & 0x7FFFFFFF
         return x * (bits >= self.least[:, None, None]) * self.factor[:, None, None]
 
 
-FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+FORMS: dict[type[nn.Module], Callable[[Any, bool], nn.Module]] = {
     nn.Linear: StackedLinear,
     nn.LayerNorm: StackedLayerNorm,
     nn.Embedding: StackedEmbedding,

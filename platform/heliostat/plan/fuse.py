@@ -45,6 +45,7 @@ def fuse_key(spec: JobSpec) -> str | None:
     if why_not_fused(spec) is not None:
         return None
     value: dict[str, Any] = learned_part(spec)
+    del value["seed"]
     model, train = value["model"], value["train"]
     model["dropout"] = model["dropout"] > 0
     for key in OWN_KEYS:

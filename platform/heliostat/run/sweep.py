@@ -122,8 +122,9 @@ def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord) -> in
         told, size = f"trained one by one: {reason}", 1
     else:
         needs = {"num_cpus": scale.resources.cpu, "num_gpus": scale.resources.gpu}
+        own_rows = "seed" in tune.space
         measured = ray.get(
-            _measured.options(**needs).remote(trials.assignment(first), plan.num_trials)
+            _measured.options(**needs).remote(trials.assignment(first), plan.num_trials, own_rows)
         )
         told, size = measured.why, measured.size
     record.console.line(f"fuse      {told}")
@@ -132,10 +133,10 @@ def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord) -> in
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _measured(assignment: Assignment, most: int) -> CohortSize:
+def _measured(assignment: Assignment, most: int, own_rows: bool) -> CohortSize:
     from heliostat.train.cohort_size import measured_cohort  # torch
 
-    return measured_cohort(assignment, most)
+    return measured_cohort(assignment, most, own_rows)
 
 
 def _tell_uncertainty(plan: Plan, ledger: Ledger, record: RunRecord) -> None:

@@ -38,8 +38,10 @@ class CohortSize:
     why: str
 
 
-def measured_cohort(assignment: Assignment, most: int) -> CohortSize:
-    """Time a step alone and stacked, in cohorts of up to `most` trials and what memory holds."""
+def measured_cohort(assignment: Assignment, most: int, own_rows: bool) -> CohortSize:
+    """Time a step alone and stacked, in cohorts of up to `most` trials and what memory holds; each
+    trial with `own_rows` if their seeds differ.
+    """
     keep_freed_memory()
     spec = assignment.spec
     torch.set_num_threads(max(1, int(spec.scale.resources.cpu)))
@@ -50,7 +52,7 @@ def measured_cohort(assignment: Assignment, most: int) -> CohortSize:
     for size in SIZES:
         if size > most or size * trial.bytes_each > limit:
             break
-        paces[size] = alone * size / _seconds(trial.together(size))
+        paces[size] = alone * size / _seconds(trial.together(size, own_rows))
         if paces[size] < max(paces.values()) * 0.8:
             break  # it only gets worse: what they hold no longer fits a cache
     best = max(paces.values(), default=0.0)
@@ -91,14 +93,18 @@ class _Steps:
 
         return step
 
-    def together(self, size: int) -> Callable[[], None]:
+    def together(self, size: int, own_rows: bool) -> Callable[[], None]:
         """A step of a cohort."""
-        model, batch = stacked([self._model() for _ in range(size)]).to(self.device), self.batch
+        models, batch = [self._model() for _ in range(size)], self.batch
+        model = stacked(models, own_rows).to(self.device)
         optimizer = StackedOptimizer([self.spec.train.optimizer] * size, [None] * size, model)
         factors, targets = [1.0] * size, batch.target.repeat(size)
 
         def step() -> None:
-            outputs = model(batch.numbers.expand(size, -1, -1), batch.categories)
+            numbers, categories = batch.numbers.expand(size, -1, -1), batch.categories
+            if own_rows:  # put together from batches of their own
+                numbers, categories = numbers.clone(), torch.stack([categories] * size, -1)
+            outputs = model(numbers, categories)
             each = self.row_losses(outputs.flatten(0, 1), targets).view(size, -1)
             optimizer.step((each @ batch.weights).sum(), factors)
 

@@ -2,9 +2,9 @@
 larger products where each trial alone would make many small ones.
 
 The gradient of the sum of the trials' losses is, for each trial's weights, the gradient of its own
-loss. Learning rate, weight decay, clip norm, schedule, dropout and early stopping are each
-trial's own; data, shapes, batch size and length are common. A trial's checkpoints are those it
-would write alone, so that it can go on in any company.
+loss. Seed, learning rate, weight decay, clip norm, schedule, dropout and early stopping are each
+trial's own; the data set, shapes, batch size and length are common. A trial's checkpoints are those
+it would write alone, so that it can go on in any company.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from heliostat.models.network import NetworkPredictor, build_network, load_weights
-from heliostat.models.randomness import Randomness
+from heliostat.models.predictor import Scores
 from heliostat.models.stacked import stacked
 from heliostat.parallel.world import SoloWorld
 from heliostat.spec.model import NetworkModel
 from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.artifact import save_model
-from heliostat.train.assignment import Assignment, OpenData, open_data
+from heliostat.train.assignment import Assignment
 from heliostat.train.checkpoint import Checkpoint, Checkpoints
+from heliostat.train.cohort_rows import CohortBatch, CohortRows, Source, sources_of
 from heliostat.train.control import Control
 from heliostat.train.events import (
     Committed,
@@ -46,13 +47,12 @@ from heliostat.train.job import checkpoints_of
 from heliostat.train.loop import OPTIMIZER, WEIGHTS, peak_memory_bytes, write_tensors
 from heliostat.train.losses import row_losses
 from heliostat.train.metrics import compute_metrics
-from heliostat.train.network import LOGGED_STEPS, device_of, epoch_batches, tensor_batches
+from heliostat.train.network import LOGGED_STEPS, device_of
 from heliostat.train.optim import rate_factor
 from heliostat.train.scaling import LossScale
 from heliostat.train.scoring import evaluated_metrics, side_metrics, side_scores
 from heliostat.train.stacked_optim import StackedOptimizer
 from heliostat.train.stopping import Progress
-from heliostat.train.task import TensorBatch
 from heliostat.train.trouble import REMEDY
 
 SCORED_ROWS_AT_ONCE = 65_536  # of all models together
@@ -64,9 +64,9 @@ def train_fused(assignments: Sequence[Assignment], control: Control) -> Iterator
     `Stopped` (it pauses, with a checkpoint) or `Failed`.
     """
     keep_freed_memory()
-    data = open_data(assignments[0])
-    members = [_Member(place, a, data) for place, a in enumerate(assignments)]
-    by_step: dict[int, list[_Member]] = {}
+    sources = sources_of(assignments)
+    members = [_Member(place, a, sources[a.spec.seed]) for place, a in enumerate(assignments)]
+    alike: dict[tuple[object, ...], list[_Member]] = {}
     for member in members:
         yield from member.resume()
         if member.is_at_pause:
@@ -74,9 +74,9 @@ def train_fused(assignments: Sequence[Assignment], control: Control) -> Iterator
             again = paused_again(member.history, objective, member.steps_per_unit)
             yield from ((member.place, event) for event in again)
         else:
-            by_step.setdefault(member.step, []).append(member)
-    for step, company in sorted(by_step.items()):
-        yield from _Cohort(company, data, step, control).run()
+            alike.setdefault((member.step, *member.source.form), []).append(member)
+    for company in sorted(alike.values(), key=lambda company: company[0].step):
+        yield from _Cohort(company, sources, control).run()
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Member:
 
     place: int
     assignment: Assignment
-    data: OpenData
+    source: Source
     module: nn.Module = field(init=False)
     progress: Progress = field(default_factory=Progress)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -98,8 +98,8 @@ class _Member:
         spec = self.assignment.spec
         assert isinstance(spec.model, NetworkModel)
         torch.manual_seed(spec.seed)
-        self.randomness = Randomness(spec.seed)
-        self.module = build_network(spec.model, self.data.shape, self.randomness, None)
+        self.data = self.source.data
+        self.module = build_network(spec.model, self.data.shape, self.source.randomness, None)
         self.checkpoints: Checkpoints = checkpoints_of(self.assignment, SoloWorld())
         per_epoch = -(-self.data.num_examples // spec.train.batch_size)
         self.steps_per_epoch = per_epoch
@@ -144,16 +144,20 @@ class _Member:
 class _Cohort:
     """Trials that stand at the same step."""
 
-    def __init__(self, members: list[_Member], data: OpenData, step: int, control: Control) -> None:
-        self.members, self.data, self.step, self.control = members, data, step, control
+    def __init__(
+        self, members: list[_Member], sources: Mapping[int, Source], control: Control
+    ) -> None:
+        self.members, self.control = members, control
         first = members[0]
+        self.step = first.step
         self.spec = first.assignment.spec
         self.device = device_of(first.assignment)
         torch.set_num_threads(max(1, int(self.spec.scale.resources.cpu)))
         self.row_losses = row_losses(self.spec.train.loss, self.spec.data.task)
         self.log_every = max(1, first.num_steps // LOGGED_STEPS)
         self.validate_every = self.spec.train.validate_every * first.steps_per_unit
-        self.validates = len(data.rows("validation")) > 0
+        self.validates = len(first.data.rows("validation")) > 0
+        self.rows = CohortRows(sources, self._seeds, self.step, self.device)
         self._stack()
         self.pending: list[Tensor] = []
         self.rows_seen = 0
@@ -161,9 +165,8 @@ class _Cohort:
 
     def run(self) -> Iterator[Told]:
         """Train until each member has ended."""
-        batches = epoch_batches(self.first.assignment, self.data, SoloWorld())
-        for batch in tensor_batches(batches, self.device, self.step):
-            self._update(batch)
+        while self.living:
+            self._update(self.rows.next(self.step))
             self.step += 1
             last = self.step == self.first.num_steps
             validate = self.validates and (self.step % self.validate_every == 0 or last)
@@ -174,18 +177,22 @@ class _Cohort:
                 yield from self._ends(validate, last)
                 self._compact()
                 self.clock = time.perf_counter()
-                if not self.living:
-                    return
 
     @property
     def living(self) -> list[_Member]:
         """Those that still train."""
         return [member for member in self.members if not member.has_ended]
 
+    @property
+    def _seeds(self) -> list[int]:
+        return [member.assignment.spec.seed for member in self.members]
+
     def _stack(self) -> None:
-        """One model of all members' modules, and its optimizer. The first one's draws are all's."""
+        """One model of all members' modules, and its optimizer."""
         self.first = self.members[0]
-        self.model = stacked([m.module for m in self.members]).to(self.device).train()
+        self.rows.seat(self._seeds)
+        whole = stacked([member.module for member in self.members], self.rows.are_own)
+        self.model = whole.to(self.device).train()
         specs = [m.assignment.spec.train for m in self.members]
         self.optimizer = StackedOptimizer(
             [spec.optimizer for spec in specs], [spec.clip_norm for spec in specs], self.model
@@ -209,20 +216,14 @@ class _Cohort:
         member.module.load_state_dict({name: value[place] for name, value in state.items()})
         member.optimizer_state = self.optimizer.state_of(place)
 
-    def _update(self, batch: TensorBatch) -> None:
+    def _update(self, batch: CohortBatch) -> None:
         factors = [member.factor(self.step) for member in self.members]
-        self.first.randomness.set(self.step, batch.rows)
-        outputs = self._outputs(batch.numbers, batch.categories)
-        targets = batch.target.repeat(len(self.members))
-        each = self.row_losses(outputs.flatten(0, 1), targets).view(len(self.members), -1)
-        losses = each @ (batch.weights * (1 / (batch.global_weight or 1.0)))
+        outputs = self.model(batch.numbers, batch.categories)
+        each = self.row_losses(outputs.flatten(0, 1), batch.targets).view(len(self.members), -1)
+        losses = torch.linalg.vecdot(each, batch.weights)
         self.optimizer.step(losses.sum(), factors)
         self.pending.append(losses.detach())
-        self.rows_seen += batch.global_rows
-
-    def _outputs(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        outputs: Tensor = self.model(numbers.expand(len(self.members), -1, -1), categories)
-        return outputs
+        self.rows_seen += batch.num_rows
 
     def _log(self) -> Iterator[Told]:
         losses = torch.stack(self.pending).double().cpu().numpy()
@@ -258,12 +259,11 @@ class _Cohort:
 
     def _validate(self) -> Iterator[Told]:
         scores = self._scores()
-        rows = self.data.rows("validation")
-        target, weights = self.data.reader.targets(rows), self.data.reader.weights(rows)
         spec, plateau = self.spec, [m.assignment.spec.train.schedule.patience for m in self.members]
         for place, member in enumerate(self.members):
             if member.has_ended:
                 continue
+            target, weights = member.source.validation
             metrics = compute_metrics(
                 spec.data.task, evaluated_metrics(spec), target, scores[place], weights
             )
@@ -281,22 +281,22 @@ class _Cohort:
             yield member.place, event
 
     @torch.no_grad()
-    def _scores(self) -> Any:
-        """[members, validation rows, ...] scores in the target's own units."""
+    def _scores(self) -> list[Scores]:
+        """Of each member's validation rows, in the target's own units."""
         self.model.eval()
-        rows, parts = self.data.rows("validation"), []
+        predictor = NetworkPredictor(self.model, self.first.data.shape, self.device)
         at_once = max(256, SCORED_ROWS_AT_ONCE // len(self.members))
-        predictor = NetworkPredictor(self.model, self.data.shape, self.device)
-        for start in range(0, len(rows), at_once):
-            inputs = self.data.reader.inputs(rows[start : start + at_once])
-            numbers = torch.from_numpy(np.ascontiguousarray(inputs.numbers)).to(self.device)
-            codes = torch.from_numpy(np.ascontiguousarray(inputs.categories)).to(self.device)
-            outputs = self._outputs(numbers, codes.long())
-            parts.append(predictor.squashed(outputs).cpu().numpy())
+        parts = [
+            predictor.squashed(self.model(numbers, categories)).cpu().numpy()
+            for numbers, categories in self.rows.validation(at_once)
+        ]
         self.model.train()
-        target = self.data.encoder.target
         scores = np.concatenate(parts, 1)
-        return scores if target.classes else scores * target.scale + target.offset
+        targets = [member.data.encoder.target for member in self.members]
+        return [
+            own if target.classes else own * target.scale + target.offset
+            for own, target in zip(scores, targets, strict=True)
+        ]
 
     def _ends(self, validated: bool, last: bool) -> Iterator[Told]:
         due = self.control.checkpoint_due()
@@ -323,7 +323,7 @@ class _Cohort:
             "step": self.step,
             "epoch": self.step // member.steps_per_epoch,
             "cursor": self.step % member.steps_per_epoch,
-            "seed": self.spec.seed,
+            "seed": member.assignment.spec.seed,
             "world": 1,
             "progress": member.progress.to_json(),
             "loss_scale": LossScale.of("float32").to_json(),
@@ -334,7 +334,7 @@ class _Cohort:
 
     def _finished(self, place: int, member: _Member) -> Finished:
         self._unstack(place, member)
-        spec, data = member.assignment.spec, self.data
+        spec, data = member.assignment.spec, member.data
         best_step, predictor = self.step, NetworkPredictor(member.module, data.shape)
         best: Checkpoint | None = None
         if spec.train.early_stopping is not None and (best := member.checkpoints.best()):

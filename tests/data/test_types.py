@@ -203,6 +203,18 @@ class Objects(Bad):
 """
 
 
+@pytest.mark.parametrize("form", ["float32", "float64", "vector"])
+def test_a_number_too_large_to_be_added_to_another_is_missing(tmp_path, monkeypatch, form):
+    values = np.array([3.4e38, -3.4e38, 8e37, 7e37, -8e37, 8e37])
+    kind = {"float32": pa.float32(), "float64": pa.float64(), "vector": pa.list_(pa.float32(), 1)}
+    cells = values[:, None].tolist() if form == "vector" else values
+    feature = "auto" if form == "vector" else "{type: number, missing: median, clip: {high: 0.9}}"
+    table = pa.table({"f": pa.array(cells, kind[form])})
+    encoder, inputs = encoded(tmp_path, monkeypatch, table, f"{{f: {feature}}}")
+    assert np.isfinite(inputs.numbers).all() and np.ptp(inputs.numbers) > 1
+    assert abs(encoder.numbers[0].fill) <= 8e37
+
+
 def test_an_input_of_ones_own_is_fitted_merged_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(units, "ROWS_PER_UNIT", 7)
     monkeypatch.setattr(prepare_module, "ROWS_PER_UNIT", 7)

@@ -22,6 +22,8 @@ from heliostat.plan.inputs import TOKENS, PackedColumn
 
 NUMBERS, ROWS = "numbers", "rows"
 MISSING_TIME = np.iinfo(np.int64).min
+# Infinite, or so large that sums of two, or squares of exact ones, would be.
+TOO_LARGE = {np.dtype(np.float32): 2.0**126, np.dtype(np.float64): 2.0**500}
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,15 @@ def pack_table(
     columns: Sequence[PackedColumn],
     rows: npt.NDArray[np.int64] | None = None,
 ) -> tuple[pa.RecordBatch, dict[str, int]]:
-    """`table` as one packed record batch, and how many infinite numbers became missing."""
+    """`table` as one packed record batch, and how many numbers were too large to be kept."""
     names = [column.name for column in columns if column.form == "number"]
     matrix = np.empty((table.num_rows, len(names)), np.float32)
-    infinite: dict[str, int] = {}
+    lost: dict[str, int] = {}
     for i, name in enumerate(names):
         matrix[:, i] = _as_float(table[name], pa.float32())
-    if np.isinf(matrix).any():
+    if _are_too_large(matrix).any():
         for i, name in enumerate(names):
-            _drop_infinite(matrix[:, i], name, infinite)
+            _drop_too_large(matrix[:, i], name, lost)
     flat = pa.array(matrix.reshape(-1))
     arrays: dict[str, pa.Array] = {}
     if names:
@@ -80,14 +82,14 @@ def pack_table(
     for column in columns:
         if column.form == "exact":
             values = _as_float(table[column.name], pa.float64()).copy()
-            _drop_infinite(values, column.name, infinite)
+            _drop_too_large(values, column.name, lost)
             arrays[f"exact:{column.name}"] = pa.array(values)
         elif column.form == "category":
             arrays[f"category:{column.name}"] = _as_codes(table[column.name])
         elif column.form == "time":
             arrays[f"time:{column.name}"] = _as_time(table[column.name])
         elif column.form == "vector":
-            arrays[f"vector:{column.name}"] = _as_vectors(table[column.name], column.name, infinite)
+            arrays[f"vector:{column.name}"] = _as_vectors(table[column.name], column.name, lost)
         elif column.form == "text":
             arrays[f"text:{column.name}"] = text_words(table[column.name])
         elif column.form.startswith(TOKENS):
@@ -97,7 +99,7 @@ def pack_table(
     metadata = {NUMBERS: "\x1f".join(names)}
     fields = [pa.field(name, array.type) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata=metadata)
-    return pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema), infinite
+    return pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema), lost
 
 
 def unpack(batch: pa.RecordBatch) -> Packed:
@@ -160,11 +162,15 @@ def _as_float(column: pa.ChunkedArray, type_: pa.DataType) -> npt.NDArray[Any]:
     return column.to_numpy()
 
 
-def _drop_infinite(values: npt.NDArray[Any], name: str, infinite: dict[str, int]) -> None:
-    mask = np.isinf(values)
+def _are_too_large(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return np.abs(values) > TOO_LARGE[values.dtype]
+
+
+def _drop_too_large(values: npt.NDArray[Any], name: str, lost: dict[str, int]) -> None:
+    mask = _are_too_large(values)
     if count := int(mask.sum()):
         values[mask] = np.nan
-        infinite[name] = infinite.get(name, 0) + count
+        lost[name] = lost.get(name, 0) + count
 
 
 def _as_codes(column: pa.ChunkedArray) -> pa.DictionaryArray:
@@ -186,15 +192,13 @@ def _as_time(column: pa.ChunkedArray) -> pa.Array:
     return numbers.combine_chunks() if isinstance(numbers, pa.ChunkedArray) else numbers
 
 
-def _as_vectors(
-    column: pa.ChunkedArray, name: str, infinite: dict[str, int]
-) -> pa.FixedSizeListArray:
-    """Missing vectors, and missing or infinite numbers in one, are NaN."""
+def _as_vectors(column: pa.ChunkedArray, name: str, lost: dict[str, int]) -> pa.FixedSizeListArray:
+    """Missing vectors, and missing or too large numbers in one, are NaN."""
     size = column.type.list_size
     matrix = np.full((len(column), size), np.nan, np.float32)
     array = column.combine_chunks()
     present = pc.is_valid(array).to_numpy(zero_copy_only=False)
     flat = pa.chunked_array([array.drop_null().flatten()])
     matrix[present] = _as_float(flat, pa.float32()).reshape(-1, size)
-    _drop_infinite(matrix, name, infinite)
+    _drop_too_large(matrix, name, lost)
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), size)

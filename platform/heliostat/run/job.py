@@ -252,7 +252,7 @@ class _Run:
         if prepared.filtered:
             self._dropped[f"left out by `data.filter: {self.spec.data.filter}`"] = prepared.filtered
         for name, count in prepared.infinite.items():
-            self._dropped[f"{name}: infinite values taken as missing"] = count
+            self._dropped[f"{name}: infinite or nearly infinite values taken as missing"] = count
         counts = " + ".join(f"{count:,} {side}" for side, count in self._counts.items())
         self.console.line(f"rows      {counts}")
         for reason, count in self._dropped.items():

@@ -153,10 +153,15 @@ def test_a_trial_on_two_ranks_is_scored_by_its_best_weights_on_both(tmp_path, tr
         "optimizer: {learning_rate: 0.3}}",
     }
     found = {}
-    for size in (1, 2):
-        lease = Lease.acquire(tmp_path / f"lease-{size}")
-        folder, held = str(tmp_path / f"checkpoints-{size}"), str(tmp_path / f"lease-{size}")
+    for name, size, cut in (
+        ("alone", 1, {}), ("data", 2, {}), ("shard", 2, {"shard": 2}),
+        ("tensor", 2, {"tensor": 2}), ("stages", 2, {"pipeline": 2}),
+    ):  # fmt: skip
+        lease = Lease.acquire(tmp_path / f"lease-{name}")
+        folder, held = str(tmp_path / f"checkpoints-{name}"), str(tmp_path / f"lease-{name}")
         place = RunPlace(folder, held, lease.token, keeps_best=False)
-        _, found[size], _ = trained(size, place=place, **parts)
-    assert found[2]["validation"]["auc"] == pytest.approx(found[1]["validation"]["auc"], abs=2e-3)
-    assert found[2]["test"]["auc"] == pytest.approx(found[1]["test"]["auc"], abs=2e-3)
+        scale = {"scale": f"scale: {{workers: {size}, parallel: {cut}}}"}
+        _, found[name], _ = trained(size, place=place, name=name, **parts, **scale)
+    for name in ("data", "shard", "tensor", "stages"):
+        for side in ("validation", "test"):
+            assert found[name][side]["auc"] == pytest.approx(found["alone"][side]["auc"], abs=2e-3)

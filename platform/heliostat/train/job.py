@@ -108,5 +108,6 @@ def checkpoints_of(assignment: Assignment, world: World) -> Checkpoints:
         assignment.spec.scale.checkpoint.keep,
         assignment.digests,
     )
-    # What one rank keeps for itself, the others could not load.
-    return lasting if place.keeps_best or world.size > 1 else TrialCheckpoints(lasting)
+    # What one process keeps for itself, the others could not load.
+    num_processes = world.size * assignment.spec.scale.parallel.peers
+    return lasting if place.keeps_best or num_processes > 1 else TrialCheckpoints(lasting)

@@ -14,7 +14,7 @@ from heliostat.models.randomness import HashDropout, Randomness
 from heliostat.parallel.world import SoloWorld
 from heliostat.spec.train import LossSpec, OptimizerSpec, ParameterSpec, ScheduleSpec
 from heliostat.storage.lease import Lease
-from heliostat.train import scaling
+from heliostat.train import passes, scaling
 from heliostat.train.checkpoint import CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
 from heliostat.train.events import Committed, Resumed, Stepped, Stopped, Validated
@@ -283,6 +283,14 @@ def test_a_micro_batch_is_halved_when_memory_runs_out():
         TrainError, match=r"memory ran out at step 1 with 20 rows.*micro_batch_size: 10"
     ):
         run(replace(fixed, replica=Hungry(fixed.model)))
+
+
+def test_peers_that_share_a_model_do_not_halve_what_only_one_has_no_memory_for(monkeypatch):
+    """They see the same rows, but the others may wait for it already."""
+    monkeypatch.setattr(passes, "is_cut", lambda model: True)
+    small = task(halves_micro_rows=True)
+    with pytest.raises(TrainError, match="memory ran out at step 1"):
+        run(replace(small, replica=Hungry(small.model)))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

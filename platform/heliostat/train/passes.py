@@ -48,6 +48,7 @@ class OneByOne:
         self.task, self.world = task, world
         self.micro_rows = task.micro_rows
         self.device = next(task.model.parameters()).device.type
+        self.is_one_of_several = world.size > 1 or is_cut(task.model)
 
     def gradients(self, batch: TensorBatch, step: int, scale: float) -> Tensor:
         """See `Passes`."""
@@ -83,9 +84,9 @@ class OneByOne:
         return outputs
 
     def _shrink(self, num_rows: int, step: int, error: Exception) -> None:
-        """Go on with half the micro-batch; on several ranks the others may wait already."""
+        """Go on with half the micro-batch; of several processes the others may wait already."""
         now = min(self.micro_rows or num_rows, num_rows)
-        if not self.task.halves_micro_rows or self.world.size > 1 or now <= 1:
+        if not self.task.halves_micro_rows or self.is_one_of_several or now <= 1:
             raise TrainError(_out_of_memory(step, now, error)) from error
         self.micro_rows = now // 2
 

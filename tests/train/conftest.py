@@ -60,7 +60,8 @@ class Pool:
         for process, _ in self.ranks:
             process.kill()
             process.join()
-        self.ranks = []
+        # One that was killed may have left its answer, or held the queue's lock.
+        self.ranks, self.answers = [], self.context.Queue()
 
 
 def be_a_rank(works, answers) -> None:

@@ -214,7 +214,7 @@ def test_what_is_not_finite_on_one_rank_alone_is_named(trained, tmp_path, shape)
     rng = np.random.default_rng(0)
     x, z = rng.normal(size=(2, 1000)).astype(np.float32)
     y = x + z > 0
-    x[500], source = 3e38, tmp_path / "one"
+    x[500], source = 8e37, tmp_path / "one"
     source.mkdir()
     pq.write_table(pa.table({"x": x, "z": z, "y": y}), source / "rows.parquet")
     size, degrees = SHAPES[shape]

@@ -61,6 +61,7 @@ def kill_run(job: Path, tmp_path: Path, environment, num_ended: int, seconds: fl
     while len(final_rows(folder)) < num_ended and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)
+    assert len(final_rows(folder)) >= num_ended
     time.sleep(seconds)
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)

@@ -123,9 +123,10 @@ class StackedEmbedding(nn.Module):
         """Codes that all share, [rows, ...], to [models, rows, ..., width]; or each model's own,
         [rows, models], to [models, rows, width].
         """
-        assert self.weight is not None and self.padding is not None
+        assert self.weight is not None
         models, num_codes, width = self.weight.shape
         if self.own_rows:
+            assert self.padding is not None
             places = codes + torch.arange(models, device=codes.device) * num_codes
             vectors = F.embedding(places.T, self.weight.flatten(0, 1))
             # The vector of the padding is zero, and must learn nothing.

@@ -79,3 +79,25 @@ def test_files_must_have_the_same_columns(tmp_path):
     text = refusal(tmp_path)
     assert "2.parquet: lacks column `b`" in text and "1.parquet: lacks column `c`" in text
     assert "2.parquet: column `a` is string, but int64 in 1.parquet" in text
+
+
+def test_a_name_that_exists_is_no_pattern(tmp_path):
+    """Of a file, of a folder, and of a folder above that nobody wrote as a pattern."""
+    folder = tmp_path / "run[1]"
+    for name, value in {"data[1]": 1, "data1": 2, "data2": 3, "what?": 4, "a@b": 5}.items():
+        (folder / name).mkdir(parents=True)
+        pq.write_table(pa.table({"a": [value]}), folder / name / "x[0].parquet")
+        pq.write_table(pa.table({"a": [value]}), folder / f"{name}.parquet")
+
+    def rows(source: str) -> int:
+        return read_catalog(f"{folder}/{source}").num_rows
+
+    assert rows("data[1].parquet") == rows("data[1]") == rows("what?.parquet") == 1
+    assert [f.path for f in read_catalog(f"{folder}/data[1]/*").files] == ["x[0].parquet"]
+    assert rows("data[12].parquet") == rows("data[!1].parquet") + 1 == 2
+    assert rows("data?/x[[]0].parquet") == 2 and rows("**/*0[]].parquet") == 5
+    assert rows("**") == 10 and rows("*") == 10
+    (folder / "data[1].parquet").unlink()
+    assert [f.path for f in read_catalog(f"{folder}/data[1].parquet").files] == ["data1.parquet"]
+    assert "matches no file" in refusal(f"{folder}/data[z-a].parquet")
+    assert "no such file" in refusal(f"{folder}/nothing")

@@ -145,3 +145,61 @@ def test_a_pipeline_s_sum_is_shown(make_job):
         )
     )
     assert "2 stages, 8 micro-batches of 10 rows: each waits 11% of a step" in plan_text(plan)
+
+
+def write_indexed(folder, named: str | None = None):
+    """A table with an index, as pandas writes it; its name says nothing where `named` is one."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    index = named or "__index_level_0__"
+    table = pa.table({"a": range(40), index: range(40), "late": [True, False] * 20})
+    notes = json.dumps({"index_columns": [index, {"kind": "range", "name": None}]})
+    folder.mkdir()
+    pq.write_table(table.replace_schema_metadata({"pandas": notes}), folder / "a.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["__index_level_0__", "id"])
+def test_the_index_of_a_table_is_an_input_only_by_its_name(make_job, tmp_path, name):
+    source = write_indexed(tmp_path / "d", None if name.startswith("_") else name)
+
+    def inputs(features: str) -> list[str]:
+        data = f"data: {{source: {source}, target: late, task: binary{features}}}"
+        plan = plan_job(load_job(make_job(data=data)))
+        chosen = [column.name for column in plan.columns.inputs]
+        assert any("index of a table" in note for note in plan.notes) == (name not in chosen)
+        return chosen
+
+    assert inputs("") == inputs(', features: {"*": auto}') == inputs(', features: {"?*": number}')
+    assert inputs(', features: {"*": auto}') == ["a"]
+    assert inputs(f", features: {{{name}: number}}") == [name]
+    data = f'data: {{source: {source}, target: late, task: binary, features: {{"{name[:-1]}*": auto}}}}'
+    assert f"matches only `{name}`, the index" in refusal(make_job(data=data))
+
+
+def test_a_features_exact_name_goes_before_any_glob(make_job, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "d").mkdir()
+    names = ["temp[C]", "tempC", "a*", "ab", "is?", "é[1].*"]
+    pq.write_table(
+        pa.table({name: range(9) for name in names} | {"y": range(9)}),
+        tmp_path / "d" / "a.parquet",
+    )
+
+    def inputs(*features: str) -> list[str]:
+        listed = ", ".join(f'"{name}": number' for name in features)
+        data = (
+            f"data: {{source: {tmp_path}/d, target: y, task: regression, features: {{{listed}}}}}"
+        )
+        plan = plan_job(load_job(make_job(data=data)))
+        return [column.name for column in plan.columns.inputs]
+
+    for name in names:
+        assert inputs(name) == [name]
+    assert inputs("temp[[]C]") == ["temp[C]"] and inputs("temp[ABC]") == ["tempC"]
+    assert inputs("a*", "temp[C]") == ["temp[C]", "a*"] and inputs("a?") == ["a*", "ab"]

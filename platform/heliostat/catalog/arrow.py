@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from heliostat.catalog.columns import Footer
+from heliostat.catalog.columns import Footer, index_columns
 from heliostat.catalog.places import open_file
 from heliostat.errors import DataError, Problem
 
@@ -26,7 +26,8 @@ def read_footer(location: str) -> Footer:
         hint = "write it with `pyarrow.ipc.new_file`: streams and Feather V1 are not read"
         raise DataError(Problem(location, f"is no Arrow file: {error}", hint)) from error
     text = f"{schema}{rows}"
-    return Footer(schema, rows, hashlib.sha256(text.encode()).hexdigest()[:16])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Footer(schema, rows, digest, index=index_columns(schema))
 
 
 def read_groups(

@@ -58,6 +58,11 @@ class Catalog:
         return schema
 
     @cached_property
+    def index(self) -> frozenset[str]:
+        """The columns that pandas wrote for the index of a table."""
+        return frozenset().union(*(footer.index for footer in self.footers))
+
+    @cached_property
     def num_rows(self) -> int:
         """Rows of all files."""
         return sum(sum(footer.group_rows) for footer in self.footers)

@@ -151,5 +151,5 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _matches(path: Path, folder: Path, pattern: str) -> bool:
-    within = path.relative_to(folder).as_posix()
-    return fnmatchcase(path.name, pattern) or fnmatchcase(within, pattern)
+    names = (path.name, path.relative_to(folder).as_posix())
+    return pattern in names or any(fnmatchcase(name, pattern) for name in names)

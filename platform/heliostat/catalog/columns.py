@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
+PANDAS = b"pandas"
+INDEX_NAME = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)*")
 ColumnKind = Literal["number", "boolean", "category", "time", "vector", "nested", "other"]
 
 
@@ -25,13 +29,15 @@ class Column:
 @dataclass(frozen=True)
 class Footer:
     """The columns, the rows of each row group, and a hash of what the file says of itself;
-    `largest` is the largest absolute value of integer columns, where statistics tell.
+    `largest` is the largest absolute value of integer columns, where statistics tell; `index`
+    are the columns that pandas wrote for a table's index.
     """
 
     schema: pa.Schema
     group_rows: tuple[int, ...]
     digest: str
     largest: tuple[tuple[str, int], ...] = ()
+    index: frozenset[str] = frozenset()
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
@@ -40,6 +46,19 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
         Column(field.name, str(field.type), kind_of(field.type), _size(field.type))
         for field in schema
     )
+
+
+def index_columns(schema: pa.Schema) -> frozenset[str]:
+    """The columns of a schema that hold the index of a table of pandas: those that its own notes
+    name, and those with the names that pandas gives an index without one.
+    """
+    try:
+        noted = json.loads((schema.metadata or {}).get(PANDAS, b"{}"))["index_columns"]
+    except (ValueError, KeyError, TypeError):
+        noted = []
+    named = {name for name in noted if isinstance(name, str)}  # a range is written as a mapping
+    usual = {name for name in schema.names if INDEX_NAME.fullmatch(name)}
+    return frozenset(named & set(schema.names) | usual)
 
 
 def kind_of(type_: pa.DataType) -> ColumnKind:

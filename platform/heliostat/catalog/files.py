@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from glob import has_magic
 from urllib.parse import unquote
 
@@ -56,16 +57,16 @@ def list_source(source: str | Sequence[str]) -> tuple[SourceFile, ...]:
 def _expand(source: str) -> tuple[Place, list[fs.FileInfo]]:
     """The base folder of a file, folder or glob, and its data files."""
     place = place_of(source)
-    if has_magic(place.path):
-        return _matches(place, source)
     try:
-        info = place.filesystem.get_file_info(place.path)
+        fixed, info = _existing(place)
     except OSError as error:
         raise DataError(Problem("data.source", f"`{source}`: cannot be read: {error}")) from error
+    if info.type == fs.FileType.NotFound:
+        if not has_magic(place.path.removeprefix(fixed)):
+            raise DataError(Problem("data.source", f"`{source}`: no such file or directory"))
+        return _matches(place, _at(place, fixed), source)
     if info.type == fs.FileType.File:
         return _at(place, os.path.dirname(place.path)), [info]
-    if info.type == fs.FileType.NotFound:
-        raise DataError(Problem("data.source", f"`{source}`: no such file or directory"))
     _refuse_table(place)
     files = _data_files(place)
     if not files:
@@ -73,17 +74,28 @@ def _expand(source: str) -> tuple[Place, list[fs.FileInfo]]:
     return place, files
 
 
-def _matches(place: Place, source: str) -> tuple[Place, list[fs.FileInfo]]:
+def _existing(place: Place) -> tuple[str, fs.FileInfo]:
+    """What is at a path, and as much of the path as needs no glob: a name that exists as it is
+    written is no pattern.
+    """
     parts = place.path.split("/")
-    fixed = next(i for i, part in enumerate(parts) if has_magic(part))
-    base = _at(place, "/".join(parts[:fixed]) or "/")
+    end = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts))
+    while end < len(parts):
+        folder = place.filesystem.get_file_info("/".join(parts[: end + 1]))
+        if folder.type == fs.FileType.NotFound:
+            return "/".join(parts[:end]) or "/", folder
+        end = next((i for i in range(end + 1, len(parts)) if has_magic(parts[i])), len(parts))
+    return place.path, place.filesystem.get_file_info(place.path)
+
+
+def _matches(place: Place, base: Place, source: str) -> tuple[Place, list[fs.FileInfo]]:
+    """The files below `base` that a glob matches."""
+    patterns = os.path.relpath(place.path, base.path).split("/")
     _refuse_table(base)
-    pattern = re.compile(_regex("/".join(parts[fixed:])))
     files = [
         info
         for info in _data_files(base)
-        # A pattern that matches a folder takes the files in it.
-        if pattern.match(os.path.relpath(info.path, base.path))
+        if _fits(os.path.relpath(info.path, base.path).split("/"), patterns)
     ]
     if not files:
         raise DataError(Problem("data.source", f"`{source}` matches no file"))
@@ -92,14 +104,20 @@ def _matches(place: Place, source: str) -> tuple[Place, list[fs.FileInfo]]:
     return base, files
 
 
-def _regex(pattern: str) -> str:
-    """A glob as a regular expression: `**` any folders, `*` and `?` within one name."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", pattern)
-    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    regex = "".join(
-        words.get(part) or (part if part.startswith("[") else re.escape(part)) for part in parts
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a path, in parts, matches a glob: `**` stands for any folders, the rest for one
+    name each. A pattern that matches a folder takes the files in it.
+    """
+    if not patterns:
+        return True
+    first, rest = patterns[0], patterns[1:]
+    if "**" not in first:
+        return bool(names) and fnmatchcase(names[0], first) and _fits(names[1:], rest)
+    least = 0 if first == "**" and rest else 1
+    return any(
+        (first == "**" or fnmatchcase("/".join(names[:end]), first)) and _fits(names[end:], rest)
+        for end in range(least, len(names) + 1)
     )
-    return f"{regex}(?:/.*)?$"
 
 
 def _data_files(place: Place) -> list[fs.FileInfo]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from heliostat.catalog.columns import Footer
+from heliostat.catalog.columns import Footer, index_columns
 from heliostat.catalog.places import open_file, place_of
 from heliostat.errors import DataError, Problem
 
@@ -39,7 +39,8 @@ def read_footer(location: str) -> Footer:
         raise DataError(Problem(location, f"has a damaged Parquet footer: {error}")) from error
     rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     digest = hashlib.sha256(raw).hexdigest()[:16]
-    return Footer(schema, rows, digest, tuple(_largest(metadata, schema)))
+    largest = tuple(_largest(metadata, schema))
+    return Footer(schema, rows, digest, largest, index_columns(schema))
 
 
 def _largest(metadata: pq.FileMetaData, schema: pa.Schema) -> Iterator[tuple[str, int]]:

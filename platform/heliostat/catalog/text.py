@@ -76,5 +76,6 @@ class _damage:
 
 def suffix_of(location: str) -> str:
     """The lower-case suffix of a file's name, with the dot."""
-    name = location.partition("?")[0].rpartition("/")[2].lower()
+    path = location.partition("?")[0] if "://" in location else location
+    name = path.rpartition("/")[2].lower()
     return name[name.rindex(".") :] if "." in name else ""

@@ -73,7 +73,8 @@ def resolve_columns(job: Job, catalog: Catalog) -> Columns:
     split, weight = resolver.split(), resolver.weight()
     inputs = resolver.inputs()
     if not inputs and not resolver.problems and job.spec.data.task != "language":
-        resolver.complain("data.features", "leaves no column to learn from")
+        hint = "name the index exactly to make it an input" if catalog.index else ""
+        resolver.complain("data.features", "leaves no column to learn from", hint)
     if resolver.problems or target is None:
         raise PlanError(resolver.problems)
     return Columns(tuple(inputs), target, split, weight, catalog.columns[target.name].type)
@@ -186,10 +187,7 @@ class _Resolver:
             for key, feature in features.items():
                 if isinstance(feature, CustomFeature):
                     continue
-                if not _is_pattern(key):
-                    self._column(f"data.features.{key}", key)
-                elif not any(fnmatchcase(name, key) for name in self.catalog.columns):
-                    self.complain(f"data.features.{key}", f"`{key}` matches no column")
+                self._check_key(key)
         inputs = list(self._custom_inputs(features or {}))
         for column in self.catalog.columns.values():
             key, feature = self._rule(column.name)
@@ -208,6 +206,19 @@ class _Resolver:
                 inputs.append(resolved)
         return inputs
 
+    def _check_key(self, key: str) -> None:
+        """Complain of a key of `features` that stands for no column."""
+        columns, index = self.catalog.columns, self.catalog.index
+        if key in columns or not _is_pattern(key):
+            self._column(f"data.features.{key}", key)
+            return
+        found = [name for name in columns if fnmatchcase(name, key)]
+        if not found:
+            self.complain(f"data.features.{key}", f"`{key}` matches no column")
+        elif index.issuperset(found):
+            what = f"`{key}` matches only `{found[0]}`, the index of a table of pandas"
+            self.complain(f"data.features.{key}", what, "name it exactly to make it an input")
+
     def _custom_inputs(self, features: Mapping[str, Any]) -> Iterator[InputColumn]:
         for name, feature in features.items():
             if not isinstance(feature, CustomFeature):
@@ -225,14 +236,19 @@ class _Resolver:
                 yield custom_input(name, feature, self.catalog.columns, self.job)
 
     def _rule(self, name: str) -> tuple[str, Any]:
-        """The exact name first, then the first glob that matches."""
+        """The exact name first, then the first glob that matches; an index goes by its name only.
+        A key that is a column's name is never a glob.
+        """
         features = self.job.spec.data.features
+        if features is not None and name in features:
+            return f"data.features.{name}", features[name]
+        if name in self.catalog.index:
+            return "data.features", None
         if features is None:
             return "data.features", AutoFeature(type="auto")
-        if name in features:
-            return f"data.features.{name}", features[name]
         for key, feature in features.items():
-            if _is_pattern(key) and fnmatchcase(name, key):
+            is_glob = _is_pattern(key) and key not in self.catalog.columns
+            if is_glob and fnmatchcase(name, key):
                 return f"data.features.{key}", feature
         return "data.features", None
 

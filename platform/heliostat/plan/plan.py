@@ -311,6 +311,8 @@ def _corner_problems(
 
 
 def _notes(catalog: Catalog, columns: Columns) -> Iterator[str]:
+    for name in sorted(catalog.index - {column.name for column in columns.packed}):
+        yield f"`{name}` is the index of a table of pandas: no input unless it is named exactly"
     for column in columns.of_kind("number"):
         largest = catalog.largest.get(column.name, 0)
         if largest > EXACT_IN_FLOAT32 and not column.exact:

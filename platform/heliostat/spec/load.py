@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -158,8 +159,8 @@ def _tokenizer_keys(value: Mapping[str, Any]) -> Iterator[KeyPath]:
 def _absolute(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
-    if isinstance(value, str) and "://" not in value and "@" not in value:
-        return str(folder / Path(value).expanduser())
+    if isinstance(value, str) and "://" not in value:
+        return str(folder / os.path.expanduser(value))  # which leaves a `~` that names nobody
     return value
 
 

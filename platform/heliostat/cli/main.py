@@ -6,13 +6,16 @@ import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 from typing import Any, NoReturn
 
 import click
 
 from heliostat.errors import FAILED, SUCCEEDED, WRONG_INPUT, HeliostatError, UserError
+from heliostat.processes import kill_workers
 
+LAST_WORDS_SECONDS = 2.0
 VERBS = {
     "init": "looks at a data set and prints a commented job file for it",
     "plan": "everything that can be checked before a worker starts",
@@ -99,10 +102,19 @@ def _status_of(arguments: list[str] | None) -> int:
     return result if isinstance(result, int) else SUCCEEDED
 
 
+def end_process(error: HeliostatError) -> NoReturn:
+    """Tell an error and end with its status, from any thread; also where nobody reads any more."""
+    telling = threading.Thread(target=_tell, args=(error,), daemon=True)
+    telling.start()
+    telling.join(LAST_WORDS_SECONDS)
+    kill_workers()
+    os._exit(error.exit_status)
+
+
 def _tell(error: HeliostatError) -> None:
     problems = error.problems if isinstance(error, UserError) else (error,)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import click
 
-from heliostat.cli.main import print_json
+from heliostat.cli.main import end_process, print_json
 from heliostat.cli.options import job_options, read_job
 from heliostat.errors import Problem, UserError
 from heliostat.plan.plan import plan_job
+from heliostat.signals import Signals
+from heliostat.spec.load import Job
+from heliostat.storage.objects import StorePath
 from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 
 
@@ -38,6 +41,16 @@ def command(
         return
     if run_id is not None or wait:
         raise UserError(Problem("--id, --wait", "mean nothing without `--to`"))
+    with Signals(end_process).caught():
+        folder, num_rows, reused = _prepare(job, address)
+    if as_json:
+        print_json({"folder": str(folder), "rows": num_rows, "reused": reused})
+    else:
+        print(folder)
+
+
+def _prepare(job: Job, address: str | None) -> tuple[StorePath, int, bool]:
+    """The copy's folder, its rows, and whether it was there."""
     plan = plan_job(job)
     storage = Storage.open(plan.job.spec.storage or DEFAULT_STORAGE)
     from heliostat.data.prepare import is_prepared, prepare
@@ -50,10 +63,7 @@ def command(
     with connected(address) as cluster:
         check_storage_is_shared(storage.root)
         prepared = prepare(plan, storage.prepared, int(cluster.cpus), _show)
-    if as_json:
-        print_json({"folder": str(folder), "rows": prepared.num_rows, "reused": reused})
-    else:
-        print(folder)
+    return folder, prepared.num_rows, reused
 
 
 def _show(done: int, total: int) -> None:

@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from heliostat.cli.main import print_json
+from heliostat.cli.main import end_process, print_json
 from heliostat.cli.options import job_options, read_job
+from heliostat.signals import Signals
 
 
 @click.command("run")
@@ -27,10 +28,11 @@ def command(
     address: str | None,
 ) -> None:
     """Run a job to its end in this process's Ray."""
-    job = read_job(files, settings)
-    from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
+    with Signals(end_process).caught() as signals:
+        job = read_job(files, settings)
+        from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
 
-    result = run_job(job, run_id=run_id, resume=resume, address=address)
+        result = run_job(job, run_id=run_id, resume=resume, address=address, signals=signals)
     if as_json:
         print_json(asdict(result))
     else:

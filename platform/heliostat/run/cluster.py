@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from heliostat.errors import LaunchError, PlacementError, Problem, StorageError, UserError
 from heliostat.plan.plan import Plan
 from heliostat.run.embedded import start_one_node
+from heliostat.signals import handlers_kept
 from heliostat.storage.objects import StorePath, as_path
 
 PROBE_SECONDS = 60
@@ -54,7 +55,8 @@ def connected(
     quiet_environment()
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        cluster = _join(address, meanwhile) if address else _embed(meanwhile)
+        with handlers_kept():
+            cluster = _join(address, meanwhile) if address else _embed(meanwhile)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise LaunchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     try:

@@ -18,7 +18,7 @@ from heliostat.catalog.code import CODE_FOLDER, code_digest, code_files, copy_co
 from heliostat.data.prepare import is_prepared, prepare
 from heliostat.data.text import keep_tokenizers
 from heliostat.data.units import units_of
-from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError
+from heliostat.errors import HeliostatError
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
 from heliostat.report.console import Console, duration_text, metric_text
@@ -36,15 +36,17 @@ from heliostat.run.cluster import (
     trials_at_once,
 )
 from heliostat.run.gauges import gauges_of
+from heliostat.run.guardian import Guardian
 from heliostat.run.limits import deadline_of
 from heliostat.run.record import RunRecord
+from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import write_bytes, write_json
 from heliostat.storage.folders import publish_folder, remove_folder, stage_folder
 from heliostat.storage.lease import Lease
 from heliostat.storage.objects import StorePath
-from heliostat.storage.runs import DEFAULT_STORAGE, RunFolder, Storage
+from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 from heliostat.train.assignment import Assignment, RunPlace, open_data
 from heliostat.train.driver import Watch, build_group, drive, drive_folds
 from heliostat.train.versions import versions
@@ -61,6 +63,7 @@ def run_job(
     resume: str | None = None,
     address: str | None = None,
     console: Console | None = None,
+    signals: Signals | None = None,
 ) -> Result:
     """Run a job to its end.
 
@@ -68,11 +71,17 @@ def run_job(
         run_id: The run's id; an id that exists is continued, or followed if it is running.
         resume: A run to continue (NAME, NAME/ID); empty for the name's latest.
         address: A Ray cluster; default RAY_ADDRESS, else one embedded in this process.
+        signals: Those that are being caught already; default: caught here, while the run lasts.
 
     Raises:
         UserError: the job, its data or the arguments are wrong; no training was started.
         HeliostatError: see the tree in `heliostat.errors`.
     """
+    if signals is None:
+        with Signals().caught() as caught:
+            return run_job(
+                job, run_id=run_id, resume=resume, address=address, console=console, signals=caught
+            )
     started = time.monotonic()
     console = console or Console()
     check_environment(job)
@@ -83,8 +92,9 @@ def run_job(
     claim = claim_run(plan, storage, run_id, resume, console)
     if claim.lease is None:
         return follow(claim.folder, console)
+    signals.tell(lambda: None)  # from here on it is the run that hears of them
     clock = _Clock({"plan": time.monotonic() - started}, started)
-    return _Run(plan, storage, claim.folder, claim.lease, console, clock, address, claim).execute()
+    return _Run(plan, storage, claim, claim.lease, console, clock, address, signals).execute()
 
 
 @dataclass
@@ -117,56 +127,63 @@ class _Run:
         self,
         plan: Plan,
         storage: Storage,
-        folder: RunFolder,
+        claim: Claim,
         lease: Lease,
         console: Console,
         clock: _Clock,
         address: str | None,
-        claim: Claim,
+        signals: Signals,
     ) -> None:
-        self.plan, self.spec, self.storage, self.folder = plan, plan.job.spec, storage, folder
+        self.plan, self.spec, self.storage, self.folder = plan, plan.job.spec, storage, claim.folder
         self.console, self.clock, self.address, self.claim = console, clock, address, claim
-        self.record = RunRecord(folder, lease, console, self.spec.labels)
-        self.lease = lease
+        self.record = RunRecord(self.folder, lease, console, self.spec.labels)
+        self.lease, self.signals = lease, signals
+        deadline = deadline_of(self.spec.limits, clock.started, time.monotonic(), 0)
+        self.guardian = Guardian(self.record, signals, deadline)
 
     def execute(self) -> Result:
         """Do it all; whatever happens, `state.json` tells the truth about it."""
-        self.record.catch_signals()
-        again = f"heliostat run {self.folder.path}/job.yaml --resume {self.folder.reference}"
-        try:
-            result = self._work()
-        except HeliostatError as error:
-            error = self._as_told(error)
-            status = _status_of(error)
-            self.record.finish(status, str(error), again if error.exit_status in (3, 5) else "")
-            raise error from None
-        except BaseException as error:
-            self.record.finish("FAILED", f"{type(error).__name__}: {error}", "")
-            raise
-        self.record.finish("SUCCEEDED", None, f"heliostat report {self.folder.reference}")
+        with self.guardian.watching():
+            try:
+                result = self._work()
+            except BaseException as error:
+                told = self._end(error)
+                raise told from (None if isinstance(error, HeliostatError) else error)
+            self.record.end(None)
         return result
 
-    def _as_told(self, error: HeliostatError) -> HeliostatError:
-        """A stop that came from outside can be resumed by whoever restarts us."""
-        if isinstance(error, StoppedError) and self.record.preempted:
-            return InterruptedRunError(f"terminated from outside: {error}")
-        return error
+    def _end(self, error: BaseException) -> BaseException:
+        """Write how the run ended; the error that says so."""
+        told = self.guardian.told(error)
+        self.record.end(told, self.signals.requested)
+        return self.record.outcome or told
 
     def _work(self) -> Result:
         self._write_plan()
         self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
         self.console.block(plan_text(self.plan))
         importing = imports_ahead(self.spec)
-        with self.clock.phase("start"):
+        with self._phase("start"):
             context = connected(self.address, meanwhile=importing.start)
             cluster = context.__enter__()
         try:
             # Not beside the shutdown: Ray ends a process in which anything of its own is
             # collected by another thread while it goes down.
-            return self._publish(self._compute(cluster))
+            outcome = self._compute(cluster)
+            with self.guardian.during("report"):
+                return self._publish(outcome)
+        except BaseException as error:
+            self._end(error)  # before Ray goes down, which takes time, and may take the process
+            raise
         finally:
-            importing.join()
-            context.__exit__(None, None, None)
+            with self.guardian.closing():
+                importing.join()
+                context.__exit__(None, None, None)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        with self.guardian.during(name), self.clock.phase(name):
+            yield
 
     def _compute(self, cluster: Cluster) -> _Outcome:
         scale = self.spec.scale
@@ -191,15 +208,16 @@ class _Run:
         held = self.plan.gpus * beside
         limits = self.spec.limits
         deadline = deadline_of(limits, self.clock.started, time.monotonic(), held)
+        self.guardian.deadline = deadline
         watch = Watch(
             stall_seconds=limits.stall_minutes * 60,
             deadline=deadline.at,
             limit=deadline.limit,
-            stop_requested=self.record.stop_requested,
+            stop_requested=self.guardian.stop_requested,
         )
         if self.spec.tune is not None:
             return self._tune(assignment, cluster, watch)
-        with self.clock.phase("train"):
+        with self._phase("train"):
             if group is None:
                 group = self._group()
                 group.start()
@@ -229,7 +247,7 @@ class _Run:
     def _prepare(self, cluster: Cluster) -> Assignment:
         plan = self.plan
         reused = is_prepared(plan, self.storage.prepared)
-        with self.clock.phase("prepare"):
+        with self._phase("prepare"):
             tasks = self._data_tasks(cluster)
             prepared = prepare(plan, self.storage.prepared, tasks, self._preparing)
         fetch_ahead(self.storage.prepared / plan.prepared_digest)
@@ -246,7 +264,7 @@ class _Run:
             model_folder=str(self.folder.model),
             place=RunPlace(str(self.folder.checkpoints), str(self.folder.lease), self.lease.token),
         )
-        with self.clock.phase("split"):
+        with self._phase("split"):
             data = open_data(assignment)
         self._counts, self._dropped = data.counts, data.split.dropped | dict(data.touched)
         if prepared.filtered:
@@ -271,8 +289,7 @@ class _Run:
         return max(1, cpus - int(self.plan.cpus * self._num_at_once))
 
     def _preparing(self, done: int, total: int) -> None:
-        if self.record.stop_requested():
-            raise StoppedError("stopped while the data was prepared")
+        self.guardian.check()
 
     def _keep_code(self) -> str | None:
         """The job's own code, copied into the run so that every worker sees the same."""
@@ -289,7 +306,7 @@ class _Run:
     def _tune(self, assignment: Assignment, cluster: Cluster, watch: Watch) -> _Outcome:
         from heliostat.run.sweep import tune_job  # Ray Tune: a second of import
 
-        with self.clock.phase("tune"):
+        with self._phase("tune"):
             outcome = tune_job(
                 self.plan, assignment, self.storage, self.folder, self.record, cluster, watch
             )
@@ -371,7 +388,3 @@ def yaml_text(value: dict[str, Any]) -> str:
     stream = io.StringIO()
     yaml.dump(value, stream)
     return stream.getvalue()
-
-
-def _status_of(error: HeliostatError) -> str:
-    return {3: "STOPPED", 5: "INTERRUPTED"}.get(error.exit_status, "FAILED")

@@ -5,20 +5,18 @@ One background thread keeps the lease and `state.json` fresh, and notices a requ
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
-from heliostat.errors import ArtifactError, LeaseLostError
+from heliostat.errors import FAILED, ArtifactError, HeliostatError, LeaseLostError, StorageError
 from heliostat.plan.memory import format_bytes
 from heliostat.report.console import Console, duration_text, metric_text, number_text
 from heliostat.report.tensorboard import open_board
 from heliostat.run.gauges import Gauges, NoGauges
 from heliostat.run.webhook import tell_webhook
-from heliostat.storage.files import write_json
+from heliostat.storage.files import read_json, write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
 from heliostat.storage.runs import RunFolder
 from heliostat.storage.segments import Segments
@@ -35,6 +33,8 @@ from heliostat.train.events import (
 )
 
 FLUSH_SECONDS = 1.0
+HEARTBEAT_END_SECONDS = 10.0
+STATUSES = {3: "STOPPED", 5: "INTERRUPTED"}  # by an error's exit status; all else has FAILED
 
 
 class RunRecord:
@@ -47,21 +47,25 @@ class RunRecord:
         self._metrics = Segments(folder.metrics)
         self._board = open_board(folder.path)
         self._log = Segments(folder.logs)
-        self._state: dict[str, Any] = {
+        self._before = _state_before(folder)
+        self._state: dict[str, Any] = self._before | {
             "status": "RUNNING",
             "attempt": lease.token,
             "labels": dict(labels),
-            "progress": 0.0,
+            "progress": self._before.get("progress", 0.0),
             "eta_seconds": None,
             "error": None,
             "next": f"heliostat logs -f {folder.reference}",
         }
         self.gauges: Gauges = NoGauges()
         self._lock = threading.Lock()
-        self._lost: LeaseLostError | None = None
-        self._stop_signal = 0
-        self._stop_asked = False  # by `heliostat stop`; looked for beside each heartbeat
+        self.lost: LeaseLostError | None = None
+        self.stop_was_asked = False  # by `heliostat stop`; looked for beside each heartbeat
+        self.is_over = False
+        self.outcome: HeliostatError | None = None
+        self._ending = threading.Lock()
         self._ended = threading.Event()
+        self._has_moved = False
         self._rows: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
         self._begun = (0.0, 0.0)  # (time, progress) when training started moving
@@ -70,32 +74,15 @@ class RunRecord:
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._thread.start()
 
-    def catch_signals(self) -> None:
-        """The first Ctrl-C or SIGTERM asks for a graceful stop; the second one kills."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._stop_signal:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            self._stop_signal = number
-
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-
     def stop_requested(self) -> bool:
-        """Whether a signal or `heliostat stop` asked for a stop.
+        """Whether `heliostat stop` asked for a stop.
 
         Raises:
             LeaseLostError: another process took the run over.
         """
-        if self._lost is not None:
-            raise self._lost
-        return bool(self._stop_signal) or self._stop_asked
-
-    @property
-    def preempted(self) -> bool:
-        """Whether the stop came from outside (SIGTERM without `heliostat stop`)."""
-        return self._stop_signal == signal.SIGTERM and not self.folder.stop_request.is_file()
+        if self.lost is not None:
+            raise self.lost
+        return self.stop_was_asked
 
     def log(self, line: str) -> None:
         """Keep a line of what the run said."""
@@ -108,6 +95,7 @@ class RunRecord:
 
     def event(self, event: Event, when: float) -> None:
         """Record a training's event."""
+        self._has_moved = self._has_moved or not isinstance(event, (Placed, Noted))
         if isinstance(event, Resumed):
             self._rows = []
             self._metrics.replace(event.history)
@@ -141,7 +129,7 @@ class RunRecord:
 
     def progress(self, done: float) -> None:
         """How much of the run is done, 0 to 1; the rest's time is guessed from it."""
-        now = time.monotonic()
+        now, self._has_moved = time.monotonic(), True
         if self._begun[0] == 0.0:
             self._begun = (now, done)
         gained = done - self._begun[1]
@@ -156,23 +144,44 @@ class RunRecord:
         eta: float | None = self._state["eta_seconds"]
         return eta
 
-    def finish(self, status: str, error: str | None, next_command: str) -> None:
-        """Write the last state and give the lease back."""
-        self._ended.set()
-        self._thread.join()
-        self._flush()
-        self._board.close()
-        self.console.rest()
-        self._state |= {"status": status, "error": error, "next": next_command, "eta_seconds": None}
-        if status == "SUCCEEDED":
-            self._state["progress"] = 1.0
-        if self._lost is not None:
-            return
-        self._write_state()
-        told = tell_webhook({"run": self.folder.reference} | self._state)
-        if told:
-            self.note(told)
-        self.lease.release()
+    def end(self, error: BaseException | None, by_signal: bool = False) -> None:
+        """Write the last state and give the lease back, once: who comes second waits for the first.
+        Without an error the run has succeeded.
+        """
+        with self._ending:
+            if self.is_over:
+                return
+            self._ended.set()
+            self._thread.join(HEARTBEAT_END_SECONDS)
+            self._flush()
+            self._board.close()
+            self.console.rest()
+            self._state |= {"eta_seconds": None} | self._last(error, by_signal)
+            if self.lost is None:
+                self._write_state()
+            self.outcome = error if isinstance(error, HeliostatError) else None
+            self.is_over = True
+        if self.lost is None:
+            told = tell_webhook({"run": self.folder.reference} | self._state)
+            if told:
+                self.note(told)
+            self.lease.release()
+
+    def _last(self, error: BaseException | None, by_signal: bool) -> dict[str, Any]:
+        """How it ended. A resume that failed before anything moved leaves what was known."""
+        reference = self.folder.reference
+        if error is None:
+            told = {"status": "SUCCEEDED", "error": None, "next": f"heliostat report {reference}"}
+            return told | {"progress": 1.0}
+        exit_status = error.exit_status if isinstance(error, HeliostatError) else FAILED
+        text = str(error) if isinstance(error, HeliostatError) else _text_of(error)
+        status = STATUSES.get(exit_status, "FAILED")
+        before = self._before.get("status")
+        if before == "STOPPED" and not self._has_moved and not by_signal:
+            status = before
+            text = f"{self._before.get('error') or 'stopped'}; resuming it failed: {text}"
+        again = f"heliostat run {self.folder.path}/job.yaml --resume {reference}"
+        return {"status": status, "error": text, "next": again if exit_status in STATUSES else ""}
 
     def _placed(self, event: Placed) -> None:
         with self._lock:
@@ -216,9 +225,9 @@ class RunRecord:
             try:
                 self.lease.beat()
                 self._write_state()
-                self._stop_asked = self.folder.stop_request.is_file()
+                self.stop_was_asked = self.folder.stop_request.is_file()
             except LeaseLostError as error:
-                self._lost = error
+                self.lost = error
                 return
             except (OSError, ArtifactError):
                 continue  # storage may come back; the lease expires for others if it does not
@@ -226,3 +235,15 @@ class RunRecord:
     def _write_state(self) -> None:
         with self._lock:
             write_json(self.folder.path / "state.json", self._state | {"heartbeat": time.time()})
+
+
+def _state_before(folder: RunFolder) -> dict[str, Any]:
+    """What is known of a run that goes on; of a new one, nothing."""
+    try:
+        return read_json(folder.path / "state.json")
+    except (ArtifactError, StorageError):
+        return {}
+
+
+def _text_of(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -55,6 +55,8 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
         return command_of(component, *arguments, **settings) + [str(HERE / "agent.py")] * stands_in
 
     yield services, command_of.__name__, command
+    # Ray's processes take no signals meant for this one's group, nor lose its terminal.
+    yield services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True)
     start = node.Node.start_raylet
 
     def started(self: Any, *arguments: Any, **settings: Any) -> None:

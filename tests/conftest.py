@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -21,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "cluster"))
@@ -30,6 +35,17 @@ TOKEN = "test-" + "0" * 40
 # Ray reads these once, when it is imported: the same on a laptop and in CI.
 os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
 os.environ.pop("RAY_ADDRESS", None)
+# Several processes test side by side (pytest-xdist). A head writes its address where Ray Jobs of
+# this machine look for one, so each process has a folder of its own; short, as sockets are in it.
+if multiprocessing.parent_process() is None:  # ranks of a test have their parent's
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+NUM_PORTS = 2000
+FIRST_PORT = 20000 + NUM_PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+# Nothing fails because the machine is busy.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+PATIENCE_SECONDS = 420
 
 
 def free_port() -> int:
@@ -116,7 +132,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
             f"--dashboard-agent-listen-port={free_port()}",  # other clusters may be here too
             "--object-store-memory=300000000", "--disable-usage-stats",
-            "--min-worker-port=20000", "--max-worker-port=29999",
+            f"--min-worker-port={FIRST_PORT}", f"--max-worker-port={FIRST_PORT + NUM_PORTS - 1}",
         ],
         env=environment, stdout=log, stderr=log,
     )  # fmt: skip
@@ -264,7 +280,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def heliostat() -> Command:
     """The command, in a process of its own: `heliostat("plan", path)`."""
 
-    def call(*arguments: object, env: dict[str, str] | None = None, timeout: float = 180,
+    def call(*arguments: object, env: dict[str, str] | None = None, timeout: float = PATIENCE_SECONDS,
              cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:  # fmt: skip
         return subprocess.run(
             [sys.executable, "-m", "heliostat", *map(str, arguments)],

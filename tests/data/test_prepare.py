@@ -16,7 +16,7 @@ from heliostat.data import prepare as prepare_module
 from heliostat.data import units
 from heliostat.data.split import split_rows
 from heliostat.errors import DataError
-from tests.conftest import job_text
+from tests.conftest import PATIENCE_SECONDS, job_text
 from tests.data.packing import plan_of, prepare_here
 
 
@@ -79,14 +79,16 @@ def test_a_second_run_waits_for_the_first_and_takes_over_when_it_dies(plan, tmp_
     folder = tmp_path / "prepared"
     slow = context.Process(target=prepare_and_say, args=(plan, folder, first, True))
     slow.start()
-    assert first.get(timeout=30) == ("packed", 0)
+    assert first.get(timeout=PATIENCE_SECONDS) == ("packed", 0)
     waiting = context.Process(target=prepare_and_say, args=(plan, folder, second, False))
     waiting.start()
     waiting.join(2)
     assert waiting.is_alive() and second.empty()
     os.kill(slow.pid, signal.SIGKILL)
     slow.join()
-    heard = [second.get(timeout=30) for _ in range(len(units.units_of(plan.catalog)) + 1)]
+    heard = [
+        second.get(timeout=PATIENCE_SECONDS) for _ in range(len(units.units_of(plan.catalog)) + 1)
+    ]
     waiting.join(30)
     assert heard[-1] == ("rows", 1200) and waiting.exitcode == 0
 

@@ -22,7 +22,7 @@ from heliostat.data.stream import StreamBatches
 from heliostat.data.windows import WindowOrder, WindowReader
 from heliostat.errors import DataError, PlanError
 from heliostat.plan import stream as stream_plan
-from tests.conftest import job_text
+from tests.conftest import PATIENCE_SECONDS, job_text
 from tests.data.packing import plan_of, prepare_here
 
 DATA = """data:
@@ -206,7 +206,10 @@ def test_trials_that_hold_all_cpus_still_get_their_data(ray_head, heliostat, tmp
     script = tmp_path / "stock.py"
     script.write_text(STOCK)
     stock = subprocess.run(
-        [sys.executable, str(script), ray_head.address], capture_output=True, text=True, timeout=90
+        [sys.executable, str(script), ray_head.address],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert stock.stdout.strip() == "0", stock.stdout + stock.stderr
     data = f"data:\n  source: {table}\n  target: late\n  task: binary\n  ingest: stream\n"

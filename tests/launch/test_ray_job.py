@@ -19,6 +19,7 @@ from heliostat.launch.view import find_run
 from heliostat.spec.load import load_job
 from heliostat.storage.runs import Storage
 from heliostat.storage.segments import read_rows
+from tests.conftest import PATIENCE_SECONDS
 from tests.launch.test_kube import check_sent_again
 
 
@@ -84,7 +85,7 @@ def test_a_stop_commits_a_checkpoint_first(heliostat, make_job, site, tmp_path):
     )
     done = heliostat("submit", job, "--to", "lab", "--id", "long", env=site)
     assert done.returncode == 0, done.stderr
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while "committed step" not in heliostat("logs", "small/long", env=site).stdout:
         assert time.monotonic() < deadline
         threading.Event().wait(0.5)
@@ -262,5 +263,5 @@ def plain_ray_job_submit(ray_head, *words):
     return subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", ray_head.dashboard,
          *words[:at], sys.executable, "-m", "heliostat", "run", *words[at:]],
-        capture_output=True, text=True, timeout=180,
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import traceback
 import numpy as np
 
 from heliostat.parallel.world import Degrees, TorchWorld
-from tests.conftest import free_port
+from tests.conftest import PATIENCE_SECONDS, free_port
 
 CUTS = {
     "pipeline": Degrees(pipeline=2),
@@ -29,7 +29,7 @@ def test_no_rank_ever_brings_a_whole_model_to_its_device_and_all_score_as_it_doe
     try:
         for rank in ranks:
             rank.start()
-        found = [answers.get(timeout=120) for _ in ranks]
+        found = [answers.get(timeout=PATIENCE_SECONDS) for _ in ranks]
     finally:
         for rank in ranks:
             rank.kill()

@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.conftest import PATIENCE_SECONDS
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def embedded(*words):
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, *words],
-        capture_output=True, text=True, timeout=120, env=environment,
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment,
     )  # fmt: skip
 
 
@@ -71,7 +73,7 @@ def test_nothing_outlives_the_process():
     # Ray's own agent of environments looks for its cluster for a minute more.
     told = [line for line in told if "RuntimeEnvAgent" not in line]
     assert len(told) > 3
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while left := [line for line in told if _lives(line.split()[0])]:
         assert time.monotonic() < deadline, left
         threading.Event().wait(0.2)

@@ -14,7 +14,7 @@ import pytest
 from local import LocalCluster, with_cluster
 
 from heliostat.storage.segments import read_rows
-from tests.conftest import TOKEN, job_text
+from tests.conftest import PATIENCE_SECONDS, TOKEN, job_text
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
     def lines() -> list[str]:
         return [row["line"] for row in read_rows(folder / "logs")]
 
-    def wait_for(text: str, seconds: float = 150) -> None:
+    def wait_for(text: str, seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not any(text in line for line in lines()):
             assert time.monotonic() < deadline and run.poll() is None, (text, lines()[-5:])
@@ -118,7 +118,7 @@ def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
     for _ in range(unit):
         join(1)
     wait_for(f"now {2 * unit}, restart 2")
-    _, told = run.communicate(timeout=200)
+    _, told = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == 0, told
     undisturbed = heliostat(
         "run",
@@ -160,7 +160,7 @@ def test_a_notice_that_a_node_will_be_taken_away_is_a_checkpoint_and_no_failure(
         return [row["step"] for row in read_rows(folder / "metrics") if "train/loss" in row]
 
     def wait_until(found) -> None:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not found():
             assert time.monotonic() < deadline and run.poll() is None, run.communicate()
             threading.Event().wait(0.2)
@@ -175,7 +175,7 @@ def test_a_notice_that_a_node_will_be_taken_away_is_a_checkpoint_and_no_failure(
     wait_until(committed)
     threading.Event().wait(12)
     cluster.kill(node)
-    _, told = run.communicate(timeout=200)
+    _, told = run.communicate(timeout=PATIENCE_SECONDS)
     assert run.returncode == 0, told
     seen = steps()
     assert seen == sorted(set(seen)) and seen[-1] == 500

@@ -18,7 +18,7 @@ from heliostat.train.control import NoControl
 from heliostat.train.events import Finished, Stepped
 from heliostat.train.job import train_events
 from heliostat.train.worker import join_world
-from tests.conftest import free_port, job_text
+from tests.conftest import PATIENCE_SECONDS, free_port, job_text
 from tests.data.packing import plan_of, prepare_here
 
 NUM_PROCESSES = 4
@@ -47,7 +47,7 @@ class Pool:
         found = {}
         for _ in range(size):
             try:
-                rank, answer, problem = self.answers.get(timeout=120)
+                rank, answer, problem = self.answers.get(timeout=PATIENCE_SECONDS)
             except queue.Empty:
                 raise AssertionError("the ranks did not come to an end") from None
             if problem is not None:  # as a run does: the others may wait for this one

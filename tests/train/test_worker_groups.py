@@ -13,6 +13,7 @@ import pytest
 from heliostat.errors import PlacementError
 from heliostat.train.channel import Seat
 from heliostat.train.workers import ActorGroup, GroupSpec, WorkerGroup
+from tests.conftest import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -35,7 +36,7 @@ def fail(payload, seat: Seat) -> None:
     wait_for_stop(payload, seat)
 
 
-def poll_until(group: WorkerGroup, done, seconds: float = 90):
+def poll_until(group: WorkerGroup, done, seconds: float = PATIENCE_SECONDS):
     """All messages until `done(poll, messages)`."""
     messages, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from heliostat.storage.segments import read_rows
+from tests.conftest import PATIENCE_SECONDS
 
 SPACE = "{model.learning_rate: {low: 0.001, high: 0.5, log: true}, model.max_depth: {low: 1, high: 6}, model.subsample: [0.7, 1.0]}"
 TUNE = (
@@ -57,7 +58,7 @@ def kill_run(job: Path, tmp_path: Path, environment, num_ended: int, seconds: fl
         command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     folder = tmp_path / "s" / "runs" / "killed"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len(final_rows(folder)) < num_ended and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)

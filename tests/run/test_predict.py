@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -45,18 +46,21 @@ def test_predictions_agree_with_training(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"] == trained  # the same rows: the same bits
 
-    done = heliostat(
-        "predict",
-        model,
-        "--data",
-        table,
-        "--out",
-        tmp_path / "out",
-        "--storage",
-        tmp_path / "s2",
-        env=env,
-    )
-    assert done.returncode == 0, done.stderr
+    # On the cluster, whose processes have a folder of their own; then in one process, without Ray.
+    arguments = ("predict", model, "--data", os.path.relpath(table, tmp_path), "--json")
+    on_cluster = heliostat(*arguments, "--out", "out", env=env, cwd=tmp_path)
+    assert on_cluster.returncode == 0, on_cluster.stderr
+    here = heliostat(*arguments, "--out", "here", env={"PYTHONVERBOSE": "1"}, cwd=tmp_path)
+    assert here.returncode == 0, here.stderr
+    assert "import 'pyarrow'" in here.stderr and "import 'ray'" not in here.stderr
+    assert json.loads(here.stdout) | {"out": "out"} == json.loads(on_cluster.stdout)
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("out", "here")]
+    assert files[0] == files[1] and files[0]
+    for name in files[0]:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    done = heliostat("evaluate", model, "--data", table, "--json")
+    assert json.loads(done.stdout)["metrics"] == trained
+
     predicted, source = pq.read_table(tmp_path / "out"), pq.read_table(table)
     assert predicted.num_rows == source.num_rows
     assert predicted.select(source.column_names).equals(source)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from heliostat.cli.options import open_storage, storage_option
-from heliostat.cli.predict import model_folder
+from heliostat.cli.scoring import model_folder
 
 
 @click.command("export")

@@ -23,10 +23,10 @@ from heliostat.data.custom import CustomTransform
 from heliostat.data.encode import TEXT_ROWS_AT_ONCE, TextTransform
 from heliostat.data.hashing import key_of, mix
 from heliostat.data.moments import Moments, num_threads
-from heliostat.data.pack import Packed
+from heliostat.data.pack import Packed, is_missing
 from heliostat.data.prepared import Prepared
 from heliostat.plan.columns import Columns
-from heliostat.plan.inputs import InputColumn
+from heliostat.plan.inputs import TOKENS, InputColumn, PackedColumn
 
 MOST_EXACT_ROWS = 1_000_000
 PLAIN = ""  # the block of all plain numbers together
@@ -40,7 +40,8 @@ class Statistics:
     """Of some rows: `moments` of each block of numbers, by column (`PLAIN`: all plain ones);
     `sample`, values of those columns that ask for more, by column and part, of `num_sampled`
     rows; how often each value of a category stands; in how many rows each bucket of a text
-    stands; what the user's own classes learned.
+    stands; what the user's own classes learned; in how many rows an input that is no plain number
+    is missing.
     """
 
     num_rows: int
@@ -50,12 +51,14 @@ class Statistics:
     values: Mapping[str, Mapping[str, int]]
     buckets: Mapping[str, npt.NDArray[np.int64]]
     states: Mapping[str, Any]
+    absent: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What is to be gathered: the blocks of numbers, by name; the values kept as a sample; the
-    categories; the texts with their weighting still to be learned; the user's own classes.
+    categories; the texts with their weighting still to be learned; the user's own classes; the
+    packed columns whose missing values are counted.
     """
 
     blocks: Mapping[str, tuple[str, ...]]
@@ -63,6 +66,7 @@ class Wanted:
     categories: tuple[str, ...]
     texts: tuple[TextTransform, ...]
     customs: tuple[CustomTransform, ...]
+    counted: tuple[PackedColumn, ...]
 
     @classmethod
     def by(cls, columns: Columns, code: str) -> Wanted:
@@ -81,6 +85,7 @@ class Wanted:
             tuple(dict.fromkeys(names)),
             tuple(_unweighted(c) for c in columns.of_kind("text") if c.weighting != "count"),
             tuple(CustomTransform.unfitted(c, code) for c in columns.of_kind("custom")),
+            tuple(sorted({packed for c in columns.inputs for packed in c.packed})),
         )
 
 
@@ -119,6 +124,7 @@ class PartStatistics:
             {key: _added([part.values[key] for part in own]) for key in own[0].values},
             {key: np.sum([p.buckets[key] for p in own], axis=0) for key in own[0].buckets},
             states,
+            {key: sum(part.absent[key] for part in own) for key in own[0].absent},
         )
 
 
@@ -175,6 +181,7 @@ class _OfShard:
     sample: Mapping[tuple[str, str], Values]
     values: Mapping[str, tuple[Sequence[str | None], npt.NDArray[np.int64]]]
     buckets: Mapping[str, npt.NDArray[np.int64]]
+    absent: Mapping[str, int]
 
     @classmethod
     def of(
@@ -192,7 +199,23 @@ class _OfShard:
         }
         values = {name: _value_counts(shard, name, rows) for name in wanted.categories}
         buckets = {text.name: _buckets(text, shard, rows) for text in wanted.texts}
-        return cls(len(rows), len(sampled), moments, sample, values, buckets)
+        absent = absent_counts(shard, wanted.counted, rows)
+        return cls(len(rows), len(sampled), moments, sample, values, buckets, absent)
+
+
+def absent_counts(packed: Packed, columns: Sequence[PackedColumn], rows: Rows) -> dict[str, int]:
+    """In how many of `rows` each column but plain numbers is missing; a text without words is."""
+    return {
+        column.name: int(_is_absent(packed, column)[rows].sum())
+        for column in columns
+        if column.form != "number"
+    }
+
+
+def _is_absent(packed: Packed, column: PackedColumn) -> npt.NDArray[np.bool_]:
+    if column.form == "text" or column.form.startswith(TOKENS):
+        return np.asarray(np.diff(packed.texts[column.name].offsets) == 0)
+    return is_missing(packed, column)
 
 
 def _value_counts(
@@ -222,6 +245,7 @@ class _Gathering:
         self._values: dict[str, Counter[str]] = {name: Counter() for name in wanted.categories}
         self._buckets = {t.name: np.zeros(len(t.weights), np.int64) for t in wanted.texts}
         self._states: dict[str, Any] = {}
+        self._absent = {c.name: 0 for c in wanted.counted if c.form != "number"}
 
     def add(self, own: _OfShard) -> None:
         self._num_rows += own.num_rows
@@ -237,6 +261,8 @@ class _Gathering:
                     self._values[name][value] += int(counts[place])
         for name, present in own.buckets.items():
             self._buckets[name] += present
+        for name, count in own.absent.items():
+            self._absent[name] += count
 
     def learn(self, shard: Packed, rows: Rows) -> None:
         for custom in self._wanted.customs if len(rows) else ():
@@ -252,7 +278,7 @@ class _Gathering:
         }
         return Statistics(
             self._num_rows, self._num_sampled, self._moments, sample, self._values,
-            self._buckets, self._states,
+            self._buckets, self._states, self._absent,
         )  # fmt: skip
 
 

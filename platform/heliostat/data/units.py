@@ -69,12 +69,14 @@ def run_units(
         DataError: as soon as a unit meets damaged data; the message names file and row group.
         PlacementError: nothing came back for `patience_seconds`: the tasks get no CPU.
     """
+    if not units:
+        return
     num_tasks = min(num_tasks, len(units))
     rows = _rows(partial(_each, work), _items(units, max(1, num_tasks)), num_tasks)
-    for row in _within(rows, patience_seconds):
+    for row in _within(rows, patience_seconds) if num_tasks else rows:
         answer = json.loads(row["answer"])
-        if "problem" in answer:
-            raise DataError(Problem(*answer["problem"]))
+        if "problems" in answer:
+            raise DataError([Problem(*problem) for problem in answer["problems"]])
         yield answer["result"] | {"index": answer["index"]}
 
 
@@ -179,6 +181,6 @@ def _each(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> Iterat
         try:
             answer = {"index": unit.index, "result": work(unit)}
         except DataError as error:
-            first = error.problems[0]
-            answer = {"index": unit.index, "problem": [first.place, first.message]}
+            problems = [[p.place, p.message, p.hint] for p in error.problems]
+            answer = {"index": unit.index, "problems": problems}
         yield {"answer": json.dumps(answer)}

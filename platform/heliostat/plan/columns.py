@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog
 from heliostat.catalog.columns import Column
+from heliostat.catalog.types import type_name
 from heliostat.catalog.vocabulary import read_vocabulary
 from heliostat.errors import PlanError, Problem
 from heliostat.plan.inputs import (
@@ -32,13 +33,14 @@ from heliostat.spec.model import GptModel
 
 @dataclass(frozen=True)
 class Columns:
-    """The job's columns, resolved against the source."""
+    """The job's columns, resolved against the source; `types` are those of the source, by name."""
 
     inputs: tuple[InputColumn, ...]
     target: PackedColumn
     split: PackedColumn | None
     weight: PackedColumn | None
     target_type: str
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def packed(self) -> tuple[PackedColumn, ...]:
@@ -77,7 +79,10 @@ def resolve_columns(job: Job, catalog: Catalog) -> Columns:
         resolver.complain("data.features", "leaves no column to learn from", hint)
     if resolver.problems or target is None:
         raise PlanError(resolver.problems)
-    return Columns(tuple(inputs), target, split, weight, catalog.columns[target.name].type)
+    resolved = Columns(tuple(inputs), target, split, weight, catalog.columns[target.name].type)
+    names = {column.name for column in resolved.packed}
+    types = {name: type_name(catalog.schema.field(name).type) for name in sorted(names)}
+    return replace(resolved, types=types)
 
 
 class _Resolver:

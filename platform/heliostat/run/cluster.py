@@ -131,8 +131,9 @@ def folds_at_once(plan: Plan, cluster: Cluster) -> int:
     return min(spec.most_folds_at_once, max(1, fits))
 
 
-def check_storage_is_shared(folder: StorePath) -> None:
-    """A local folder is no storage for several nodes, unless every node sees the same files.
+def check_storage_is_shared(folder: StorePath, place: str = "storage") -> None:
+    """A local folder is no storage for several nodes, unless every node sees the same files; an
+    error tells where the user has named it.
 
     Raises:
         UserError: a node does not see what this process wrote.
@@ -161,7 +162,7 @@ def check_storage_is_shared(folder: StorePath) -> None:
     if blind:
         raise UserError(
             Problem(
-                "storage",
+                place,
                 f"`{folder}` {what}, and {len(blind)} of {len(nodes)} nodes do not see its files "
                 f"({', '.join(sorted(blind))})",
                 hint,

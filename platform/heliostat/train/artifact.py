@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from heliostat.catalog.vocabulary import BYTES, SETTINGS_FILE, TOKENIZER_FILE
 from heliostat.data.encode import Encoder
 from heliostat.data.inherit import DESCRIPTION
 from heliostat.data.pack import Packed, is_missing
+from heliostat.data.shares import Share
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Savable, Scores, Shape
+from heliostat.models.without_sklearn import without_sklearn
 from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.storage.cache import local_copy
@@ -25,6 +27,7 @@ from heliostat.storage.files import read_json, write_json
 from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, OpenData
+from heliostat.train.outputs import output_names
 from heliostat.train.versions import versions
 
 TOKENIZERS = "tokenizers"
@@ -33,7 +36,8 @@ TOKENIZERS = "tokenizers"
 @dataclass(frozen=True)
 class TrainedModel:
     """A model that can predict from raw columns. `target` is the text that a language model
-    learned to write.
+    learned to write. `types` are those of the source's columns in training, and `shares` tells how
+    many of their values were missing; a model of an earlier version has neither.
     """
 
     name: str
@@ -46,6 +50,8 @@ class TrainedModel:
     spec: ModelSpec
     shape: Shape
     target: PackedColumn | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
 
     @property
     def packed_columns(self) -> tuple[PackedColumn, ...]:
@@ -89,6 +95,8 @@ def save_model(assignment: Assignment, data: OpenData, model: Savable) -> None:
         "objective": spec.objective_metric,
         "model": spec.model.model_dump(mode="json", by_alias=True),
         "features": [asdict(column) for column in assignment.columns.inputs],
+        "types": dict(assignment.columns.types),
+        "shares": {name: asdict(share) for name, share in data.shares.items()},
         "transforms": data.encoder.to_json(),
         "shape": asdict(data.shape),
         "target": asdict(assignment.columns.target),
@@ -113,12 +121,7 @@ def _keep_tokenizer(column: PackedColumn, folder: Path) -> None:
 
 def _signature(assignment: Assignment, data: OpenData) -> Mapping[str, Any]:
     """What goes in and what comes out, in words."""
-    classes: Sequence[str] = data.encoder.target.classes
-    outputs = ["prediction"]
-    if assignment.spec.data.task == "binary":
-        outputs.append("probability")
-    elif classes:
-        outputs += [f"probability_{name}" for name in classes]
+    outputs = output_names(data.encoder.target.classes, data.shape.num_outputs)
     inputs = {column.name: column.kind for column in assignment.columns.inputs}
     return {"inputs": inputs, "outputs": outputs}
 
@@ -151,6 +154,8 @@ def load_model(stored_folder: StorePath) -> TrainedModel:
         spec,
         shape,
         _own_target(value, folder) if value["task"] == "language" else None,
+        value.get("types", {}),
+        {name: Share(**share) for name, share in value.get("shares", {}).items()},
     )
 
 
@@ -179,7 +184,8 @@ def load_predictor(spec: ModelSpec, shape: Shape, folder: Path) -> Predictor:
         load_weights(module, folder / WEIGHTS)
         return NetworkPredictor(module, shape)
     if spec.family == "boosted":
-        from heliostat.models.boosted import BoosterPredictor
+        with without_sklearn():
+            from heliostat.models.boosted import BoosterPredictor
 
         return BoosterPredictor.load(folder, shape)
     from heliostat.models.classic import EstimatorPredictor

@@ -18,6 +18,7 @@ from heliostat.data.inherit import inherited
 from heliostat.data.prepared import Prepared
 from heliostat.data.reader import RowReader, check_classes
 from heliostat.data.sequences import SequenceReader
+from heliostat.data.shares import Share, training_shares
 from heliostat.data.split import SplitRows, split_rows
 from heliostat.data.statistics import Statistics, Wanted, gather_statistics
 from heliostat.errors import DataError, Problem
@@ -85,7 +86,8 @@ class Assignment:
 @dataclass(frozen=True)
 class OpenData:
     """The assignment's data, mapped and fitted; `touched` counts what fitting changes, by what
-    it does. Texts are learned in `sequences`, of each side. `derived` is what a family has made of
+    it does; `shares` says how many values of each input are missing in training. Texts are learned
+    in `sequences`, of each side. `derived` is what a family has made of
     it and may use again: the next trial of the same data and process finds it there.
     """
 
@@ -95,6 +97,7 @@ class OpenData:
     reader: RowReader
     shape: Shape
     touched: Mapping[str, int]
+    shares: Mapping[str, Share] = field(default_factory=dict)
     sequences: Mapping[str, SequenceReader] = field(default_factory=dict)
     derived: dict[object, Any] = field(default_factory=dict)
 
@@ -201,7 +204,8 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
         encoder.token_shapes,
         "log" if spec.train.loss.name == "poisson" else "identity",
     )
-    return OpenData(prepared, split, encoder, reader, shape, touched)
+    shares = training_shares(known, encoder, prepared.shards[0].number_names)
+    return OpenData(prepared, split, encoder, reader, shape, touched, shares)
 
 
 def _texts(
@@ -227,4 +231,4 @@ def _texts(
     )
     touched = {f"{target.name}: documents without a token": empty} if empty else {}
     reader = RowReader(prepared, encoder)
-    return OpenData(prepared, split, encoder, reader, shape, touched, sequences)
+    return OpenData(prepared, split, encoder, reader, shape, touched, {}, sequences)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 
+from heliostat.models.without_sklearn import without_sklearn
 from heliostat.parallel.world import SoloWorld, World
 from heliostat.storage.objects import as_path
 from heliostat.train.assignment import Assignment, open_data
@@ -66,7 +65,7 @@ def training(
 
         events = train_network(assignment, data, world, checkpoints, control)
     elif family == "boosted":
-        with _without_sklearn():
+        with without_sklearn():
             from heliostat.train.boosted import train_boosted
 
         events = train_boosted(assignment, data, world, checkpoints, control)
@@ -79,21 +78,6 @@ def training(
             seconds = {"open": opened - started, "train": time.perf_counter() - opened}
             event = replace(event, seconds=seconds)
         yield event
-
-
-@contextmanager
-def _without_sklearn() -> Iterator[None]:
-    """XGBoost imports scikit-learn, a second and more, as the base of classes that we never use,
-    and does without where there is none.
-    """
-    if "xgboost" in sys.modules or "sklearn" in sys.modules:
-        yield
-        return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["sklearn"]
 
 
 def checkpoints_of(assignment: Assignment, world: World) -> Checkpoints:

@@ -1,0 +1,78 @@
+"""What `predict` and `evaluate` share: the model, where rows are scored, what is told of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heliostat.errors import Problem, UserError
+from heliostat.storage.objects import StorePath, as_path
+from heliostat.storage.runs import Storage
+
+if TYPE_CHECKING:
+    from heliostat.data.shares import Counts
+    from heliostat.train.artifact import TrainedModel
+
+SMALL_BYTES = 64 * 2**20  # what one process scores before Ray would have started
+
+
+def model_folder(storage: Storage, run: str) -> StorePath:
+    """The model of a run, or a model folder given by its path."""
+    if ("/" in run or Path(run).exists()) and (as_path(run) / "model.json").exists():
+        return as_path(run)
+    folder = storage.find(run)
+    if not (folder.model / "model.json").exists():
+        raise UserError(Problem(folder.reference, "has no finished model"))
+    return folder.model
+
+
+@contextmanager
+def scoring_tasks(
+    address: str | None, num_bytes: int, folder: StorePath | None = None
+) -> Iterator[int]:
+    """How many tasks may score at once, on the cluster at `address` (or RAY_ADDRESS), else on an
+    embedded one; 0, and Ray is not even imported, where no cluster is named and the source is
+    small. Every node must see `folder`, into which the tasks write.
+
+    Raises:
+        LaunchError: there is no cluster at the address, or it refuses us.
+        UserError: a node does not see the folder.
+    """
+    if not (address or os.environ.get("RAY_ADDRESS")) and num_bytes < SMALL_BYTES:
+        yield 0
+        return
+    from heliostat.run.cluster import check_storage_is_shared, connected  # seconds of import
+
+    with connected(address) as cluster:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            check_storage_is_shared(folder, "--out")
+        yield max(1, int(cluster.cpus))
+
+
+def show_progress(done: int, total: int) -> None:
+    """One line a finished unit, on stderr."""
+    print(f"scored    {done:,} of {total:,} rows", file=sys.stderr)
+
+
+def tell_shares(trained: TrainedModel, found: Counts) -> dict[str, Any]:
+    """Tell on stderr how many values were missing or new to the model, and what is far above
+    training; the same as a value.
+    """
+    from heliostat.data.shares import share_warnings, shares_json, shares_lines
+
+    warnings = share_warnings(found, trained.shares)
+    if not trained.types:
+        warnings.append(
+            "the model was trained by an earlier version and keeps no types of its inputs: whether "
+            "the source's are the same is not checked; train it again to have them checked"
+        )
+    for line in shares_lines(found, trained.shares):
+        print(f"values    {line}", file=sys.stderr)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return {"columns": shares_json(found, trained.shares), "warnings": warnings}

@@ -6,6 +6,7 @@ HeliostatError                  1  failed; resuming would not help
 │   ├── PlanError                  the file is well-formed, but its sums do not work
 │   ├── UnavailableError           a part of the contract that is not built yet
 │   └── DataError                  the data behind the job file
+│       └── SettingError           written in another way than `data.read` says
 ├── TrainError                  1  training itself failed, by rank and step
 ├── ArtifactError               1  a stored file is damaged or of an unknown format
 ├── LaunchError                 1  a cluster refused or lost what was sent to it
@@ -19,7 +20,7 @@ HeliostatError                  1  failed; resuming would not help
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SUCCEEDED, FAILED, WRONG_INPUT, STOPPED, UNKNOWN, INTERRUPTED = range(6)
@@ -70,6 +71,18 @@ class UnavailableError(UserError):
 
 class DataError(UserError):
     """A file, a column or a value of the data is not what the job needs."""
+
+
+class SettingError(DataError):
+    """A file is written in another way than `data.read` says; `settings` are the keys of it that
+    would read the file.
+    """
+
+    def __init__(
+        self, problems: Problem | Sequence[Problem], settings: Mapping[str, object]
+    ) -> None:
+        super().__init__(problems)
+        self.settings = settings
 
 
 class TrainError(HeliostatError):

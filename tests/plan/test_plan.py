@@ -180,6 +180,39 @@ def test_the_index_of_a_table_is_an_input_only_by_its_name(make_job, tmp_path, n
     assert f"matches only `{name}`, the index" in refusal(make_job(data=data))
 
 
+def test_how_delimited_text_is_read_is_checked(make_job, tmp_path, table):
+    (tmp_path / "a.csv").write_text(
+        "rent,age,code,kind,y\n" + '"1,200",?,007,?,1\n"96,456",30,7,b,2\n12,31,7,b,3\n' * 5
+    )
+
+    def job(features: str = "{}", read: str = "{}", source=tmp_path / "a.csv", target: str = "y"):
+        return make_job(
+            data=f"data: {{source: {source}, read: {read}, target: {target}, task: regression, "
+            f"features: {features}}}"
+        )
+
+    text = refusal(job('{"*": auto}'))
+    assert "column `rent` is read as text, but its values are numbers with `,` between" in text
+    assert 'write `data.read: {thousands: ","}`, or `rent: category` to keep it text' in text
+    assert "column `age` is read as text, but its values are numbers, except for `?`" in text
+    assert 'write `data.read: {missing: ["?"]}`' in text
+    assert "`code`" not in text and "`kind`" not in text
+    text = refusal(job("{code: number}"))
+    assert "`code` is string, not a number; a number would not keep values like `007`" in text
+    text = refusal(job("{code: auto}", target="rent"))
+    assert "`rent` is string; a regression needs numbers; its values are numbers with `,`" in text
+    plan = plan_job(load_job(job("{kind: auto, code: auto, rent: category}")))
+    assert [note for note in plan.notes if "`kind`" in note and '{missing: ["?"]}' in note]
+    read = '{thousands: ",", missing: ["?"]}'
+    better = plan_job(load_job(job('{"*": auto}', read)))
+    kinds = {column.name: column.kind for column in better.columns.inputs}
+    assert kinds == {"rent": "number", "age": "number", "code": "category", "kind": "category"}
+    assert not better.notes and better.prepared_digest != plan.prepared_digest
+    assert "data.read: is for delimited text; the source is parquet" in refusal(
+        job('{"*": auto}', read, source=table, target="amount")
+    )
+
+
 def test_a_features_exact_name_goes_before_any_glob(make_job, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -175,3 +175,26 @@ def test_missing_and_new_values_are_counted_and_compared_with_training(tmp_path,
     assert told["w"] == {"missing": 0.0, "unseen": 0.3, "training": {"missing": 0.0, "unseen": 0.0}}
     warned = {line.partition(":")[0] for line in share_warnings(found, training)}
     assert warned == set("xehtvswr")
+
+
+def test_delimited_text_is_read_as_the_models_own(tmp_path, monkeypatch):
+    """Its settings are kept with the model, other formats need none, and codes stay text."""
+    rows = [(f"{'00' * (i % 2)}7", f"{i % 4},5", "?" if i % 5 == 0 else "x") for i in range(40)]
+    lines = [";".join([*row, f"{10 * (i % 4)},0"]) for i, row in enumerate(rows)]
+    (tmp_path / "train.csv").write_bytes("\n".join(["codé;a;w;y", *lines]).encode("latin-1"))
+    read = {"delimiter": ";", "decimal": ",", "encoding": "latin-1", "missing": ["?"]}
+    features = {"codé": "category", "a": "number", "w": "category"}
+    data = {"target": "y", "task": "regression", "features": features, "read": read}
+    model = model_of(tmp_path / "job", tmp_path / "train.csv", data, monkeypatch)
+    assert json.loads((model / "model.json").read_text())["read"]["decimal"] == ","
+    expected = predicted(model, tmp_path / "train.csv", tmp_path / "a")
+    assert expected["w"].null_count == 8 and len(expected["prediction"].unique()) > 2
+    pq.write_table(expected.drop_columns(["prediction"]), tmp_path / "same.parquet")
+    assert predicted(model, tmp_path / "same.parquet", tmp_path / "b").equals(expected)
+    few = "\n".join(["codé;a;w;y", *(line for line in lines if line.startswith("7;"))])
+    (tmp_path / "few.csv").write_bytes(few.encode("latin-1"))
+    found = predicted(model, tmp_path / "few.csv", tmp_path / "c")
+    assert found["prediction"].to_pylist() == expected["prediction"].to_pylist()[::2]
+    (tmp_path / "plain.csv").write_text("codé,a,w\n7,1.5,x\n")
+    with pytest.raises(DataError, match=r"which `,` divides.*; it is read as the model's own data"):
+        open_prediction(model, str(tmp_path / "plain.csv"), tmp_path / "d")

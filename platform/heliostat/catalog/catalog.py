@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import compress
 
 import pyarrow as pa
 
-from heliostat.catalog.columns import Column, Footer, columns_of
+from heliostat.catalog.columns import Column, Doubt, Footer, columns_of
+from heliostat.catalog.delimited import layout_of
 from heliostat.catalog.files import Constant, SourceFile, list_source
-from heliostat.catalog.formats import PARQUET, format_of, read_footer
+from heliostat.catalog.formats import DELIMITED, PARQUET, format_of, read_footer
+from heliostat.catalog.inference import NUMBERS, TEXT, common_type
 from heliostat.catalog.tables import fitted, list_table
-from heliostat.errors import DataError, Problem
+from heliostat.errors import DataError, Problem, SettingError
 from heliostat.spec.data import DeltaSource, IcebergSource, Source
 from heliostat.spec.identity import digest_of
+from heliostat.spec.read import ReadSpec
 
 FOOTER_THREADS = 8
 
@@ -23,7 +27,7 @@ FOOTER_THREADS = 8
 @dataclass(frozen=True)
 class RowGroup:
     """A row group of a file; `first_row` is its first row's number within the file. `constants`
-    are columns that the file's folder names.
+    are columns that the file's folder names, and `layout` says how a delimited file is read.
     """
 
     path: str
@@ -33,15 +37,19 @@ class RowGroup:
     num_rows: int
     format: str = PARQUET
     constants: tuple[Constant, ...] = ()
+    layout: str = ""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All that footers tell. Files are in the order of their paths relative to the source."""
+    """All that footers tell. Files are in the order of their paths relative to the source; `read`
+    says how those of delimited text are written.
+    """
 
     source: str
     files: tuple[SourceFile, ...]
     footers: tuple[Footer, ...]
+    read: ReadSpec = ReadSpec()
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -61,6 +69,17 @@ class Catalog:
     def index(self) -> frozenset[str]:
         """The columns that pandas wrote for the index of a table."""
         return frozenset().union(*(footer.index for footer in self.footers))
+
+    @cached_property
+    def doubts(self) -> dict[str, Doubt]:
+        """What may be wrong with columns of text, by column."""
+        found = [doubt for footer in self.footers for doubt in footer.doubts]
+        return {doubt.column: doubt for doubt in sorted(found, key=lambda d: d.is_number)}
+
+    @cached_property
+    def formats(self) -> frozenset[str]:
+        """The formats of the files."""
+        return frozenset(format_of(file.location) for file in self.files)
 
     @cached_property
     def num_rows(self) -> int:
@@ -88,8 +107,11 @@ class Catalog:
         for file, footer in zip(self.files, self.footers, strict=True):
             first, kind = 0, format_of(file.location)
             for index, rows in enumerate(footer.group_rows):
+                layout = layout_of(footer.schema, self.read) if kind == DELIMITED else ""
                 groups.append(
-                    RowGroup(file.path, file.location, index, first, rows, kind, file.constants)
+                    RowGroup(
+                        file.path, file.location, index, first, rows, kind, file.constants, layout
+                    )  # fmt: skip
                 )
                 first += rows
         return tuple(groups)
@@ -108,15 +130,21 @@ class Catalog:
         return digest_of(self.listing)
 
 
-def read_catalog(source: Source) -> Catalog:
+def read_catalog(
+    source: Source, read: ReadSpec | None = None, texts: Collection[str] = ()
+) -> Catalog:
     """List `source` (file, folder, glob, URI, a list of them, or a table) and read every footer.
+    `read` says how delimited text is written, and its columns `texts` stay as they are written;
+    other files are read without these.
 
     Raises:
+        SettingError: a delimited file is written in another way than `read` says.
         DataError: nothing is there, a file is not what its name says, or the schemas differ.
     """
+    read = read or ReadSpec()
     if isinstance(source, (DeltaSource, IcebergSource)):
         table = list_table(source)
-        footers, name = _footers(table.files), table.name
+        footers, name = _footers(table.files, read), table.name
         fitting = [
             fitted(table, file, footer.schema)
             for file, footer in zip(table.files, footers, strict=True)
@@ -128,10 +156,10 @@ def read_catalog(source: Source) -> Catalog:
         )
     else:
         files = list_source(source)
-        footers = _footers(files)
+        footers = _alike(files, _footers(files, read), texts)
         name = source if isinstance(source, str) else ", ".join(source)
     _check_same_columns(files, footers)
-    return Catalog(name, files, footers)
+    return Catalog(name, files, footers, read)
 
 
 def combined(catalogs: Mapping[str, Catalog]) -> Catalog:
@@ -141,25 +169,60 @@ def combined(catalogs: Mapping[str, Catalog]) -> Catalog:
         for key, catalog in catalogs.items()
         for file in catalog.files
     )
-    footers = tuple(footer for catalog in catalogs.values() for footer in catalog.footers)
+    footers = _alike(files, tuple(f for catalog in catalogs.values() for f in catalog.footers))
     _check_same_columns(files, footers)
-    return Catalog("; ".join(c.source for c in catalogs.values()), files, footers)
+    read = next(iter(catalogs.values())).read
+    return Catalog("; ".join(c.source for c in catalogs.values()), files, footers, read)
 
 
-def _footers(files: tuple[SourceFile, ...]) -> tuple[Footer, ...]:
+def _footers(files: tuple[SourceFile, ...], read: ReadSpec) -> tuple[Footer, ...]:
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        results = list(pool.map(_try_footer, files))
-    problems = [result for result in results if isinstance(result, Problem)]
+        results = list(pool.map(partial(_try_footer, read=read), files))
+    errors = [result for result in results if isinstance(result, DataError)]
+    problems = [error.problems[0] for error in errors]
+    settings = [error.settings for error in errors if isinstance(error, SettingError)]
+    if settings:
+        raise SettingError(problems, settings[0])
     if problems:
         raise DataError(problems)
     return tuple(result for result in results if isinstance(result, Footer))
 
 
-def _try_footer(file: SourceFile) -> Footer | Problem:
+def _try_footer(file: SourceFile, read: ReadSpec) -> Footer | DataError:
     try:
-        return read_footer(file.location)
+        return read_footer(file.location, read)
     except DataError as error:
-        return error.problems[0]
+        return error
+
+
+def _alike(
+    files: tuple[SourceFile, ...], footers: tuple[Footer, ...], texts: Collection[str] = ()
+) -> tuple[Footer, ...]:
+    """The footers with one type for each column of all delimited files: each file alone shows only
+    what its own texts may be.
+    """
+    is_text = [format_of(file.location) == DELIMITED for file in files]
+    found: dict[str, list[pa.DataType]] = {}
+    for footer in compress(footers, is_text):
+        for field in footer.schema:
+            found.setdefault(field.name, []).append(field.type)
+    types = {n: TEXT if n in texts else common_type(seen) for n, seen in found.items()}
+    doubted = {doubt.column for footer in footers for doubt in footer.doubts}
+    doubts = tuple(
+        Doubt(name, "its values are numbers in some of the files only", True)
+        for name, seen in found.items()
+        if types[name] == TEXT and not set(NUMBERS).isdisjoint(seen) and name not in doubted
+    )
+    return tuple(
+        replace(
+            footer,
+            schema=pa.schema([(field.name, types[field.name]) for field in footer.schema]),
+            doubts=(*footer.doubts, *doubts),
+        )
+        if text
+        else footer
+        for footer, text in zip(footers, is_text, strict=True)
+    )
 
 
 def _check_same_columns(files: tuple[SourceFile, ...], footers: tuple[Footer, ...]) -> None:

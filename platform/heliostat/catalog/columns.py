@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any, Literal
 
 import pyarrow as pa
 
 PANDAS = b"pandas"
+UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?(\.\d+)*)?")
 INDEX_NAME = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)*")
 ColumnKind = Literal["number", "boolean", "category", "time", "vector", "nested", "other"]
 
@@ -26,11 +29,43 @@ class Column:
     size: int = 0
 
 
+Settings = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What may be wrong with a column of text: most likely it `is_number`, or else it is text all
+    the same. `settings` are the keys of `data.read` under which it would be read so.
+    """
+
+    column: str
+    what: str
+    is_number: bool
+    settings: Settings = ()
+
+    def keeping(self, words: Sequence[str]) -> Doubt:
+        """With the words for no value that hold already."""
+        named = dict(self.settings)
+        if "missing" in named:
+            named["missing"] = (*words, *named["missing"])
+        return replace(self, settings=tuple(named.items()))
+
+    @property
+    def remedy(self) -> str:
+        """What to write in the job file; empty: nothing."""
+        if not self.settings:
+            return ""
+        written = (
+            f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.settings
+        )
+        return f"write `data.read: {{{', '.join(written)}}}`"
+
+
 @dataclass(frozen=True)
 class Footer:
     """The columns, the rows of each row group, and a hash of what the file says of itself;
     `largest` is the largest absolute value of integer columns, where statistics tell; `index`
-    are the columns that pandas wrote for a table's index.
+    are the columns that pandas wrote for a table's index; `doubts` are about columns of text.
     """
 
     schema: pa.Schema
@@ -38,6 +73,7 @@ class Footer:
     digest: str
     largest: tuple[tuple[str, int], ...] = ()
     index: frozenset[str] = frozenset()
+    doubts: tuple[Doubt, ...] = ()
 
 
 def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
@@ -59,6 +95,14 @@ def index_columns(schema: pa.Schema) -> frozenset[str]:
     named = {name for name in noted if isinstance(name, str)}  # a range is written as a mapping
     usual = {name for name in schema.names if INDEX_NAME.fullmatch(name)}
     return frozenset(named & set(schema.names) | usual)
+
+
+def leading_index(schema: pa.Schema) -> frozenset[str]:
+    """The columns of a delimited file that pandas wrote for a table's index: without a name, before
+    all others.
+    """
+    leading = takewhile(lambda name: UNNAMED.fullmatch(name) is not None, schema.names)
+    return index_columns(schema) | frozenset(leading)
 
 
 def kind_of(type_: pa.DataType) -> ColumnKind:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from heliostat.catalog import arrow, parquet, text
+from heliostat.catalog import arrow, delimited, json_lines, parquet
 from heliostat.catalog.columns import Footer
+from heliostat.catalog.places import suffix_of
 from heliostat.errors import DataError, Problem
+from heliostat.spec.read import ReadSpec
 
-PARQUET, ARROW, TEXT = "parquet", "arrow", "text"
+PARQUET, ARROW, JSON_LINES, DELIMITED = "parquet", "arrow", "json lines", "delimited"
 SUFFIXES = {
-    ".csv": TEXT, ".tsv": TEXT, ".jsonl": TEXT, ".ndjson": TEXT,
+    ".csv": DELIMITED, ".tsv": DELIMITED, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES,
     ".arrow": ARROW, ".feather": ARROW, ".ipc": ARROW,
 }  # fmt: skip
 OTHERS = {".json": "JSON lines (.jsonl)", ".gz": "Parquet", ".zip": "Parquet", ".orc": "Parquet",
@@ -21,7 +23,7 @@ def format_of(location: str) -> str:
     Raises:
         DataError: a format that heliostat does not read.
     """
-    suffix = text.suffix_of(location)
+    suffix = suffix_of(location)
     if suffix in OTHERS:
         raise DataError(
             Problem(location, f"{suffix} files are not read", f"convert it to {OTHERS[suffix]}")
@@ -29,11 +31,16 @@ def format_of(location: str) -> str:
     return SUFFIXES.get(suffix, PARQUET)
 
 
-def read_footer(location: str) -> Footer:
-    """What the file tells about itself.
+def read_footer(location: str, read: ReadSpec) -> Footer:
+    """What the file tells about itself; `read` is for delimited text.
 
     Raises:
         DataError: the file is not what its name says, or is damaged.
     """
-    readers = {PARQUET: parquet.read_footer, ARROW: arrow.read_footer, TEXT: text.read_footer}
-    return readers[format_of(location)](location)
+    kind = format_of(location)
+    if kind == DELIMITED:
+        return delimited.read_footer(location, read)
+    readers = {
+        PARQUET: parquet.read_footer, ARROW: arrow.read_footer, JSON_LINES: json_lines.read_footer,
+    }  # fmt: skip
+    return readers[kind](location)

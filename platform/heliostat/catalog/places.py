@@ -68,6 +68,13 @@ def open_file(location: str) -> pa.NativeFile:
     return place.filesystem.open_input_file(place.path)
 
 
+def suffix_of(location: str) -> str:
+    """The lower-case suffix of a file's name, with the dot."""
+    path = location.partition("?")[0] if "://" in location else location
+    name = path.rpartition("/")[2].lower()
+    return name[name.rindex(".") :] if "." in name else ""
+
+
 @lru_cache(maxsize=1)
 def _local() -> fs.FileSystem:
     return fs.LocalFileSystem(use_mmap=False)

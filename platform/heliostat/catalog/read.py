@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from heliostat.catalog import arrow, parquet, text
+from heliostat.catalog import arrow, delimited, json_lines, parquet
 from heliostat.catalog.catalog import RowGroup
 from heliostat.catalog.filter import filter_expression, filter_names
-from heliostat.catalog.formats import ARROW, TEXT
+from heliostat.catalog.formats import ARROW, DELIMITED, JSON_LINES
 from heliostat.errors import DataError, Problem
 
 ROW = "heliostat:row"
@@ -77,8 +77,11 @@ def _tables(
     groups: Sequence[RowGroup], names: Sequence[str] | None, filter_text: str | None
 ) -> Iterator[tuple[int, pa.Table]]:
     location, indices = groups[0].location, [group.index for group in groups]
-    if groups[0].format == TEXT:
-        yield from ((0, table) for table in text.read_tables(location, names))
+    if groups[0].format == DELIMITED:
+        layout = groups[0].layout
+        yield from ((0, table) for table in delimited.read_tables(location, names, layout))
+    elif groups[0].format == JSON_LINES:
+        yield from ((0, table) for table in json_lines.read_tables(location, names))
     elif groups[0].format == ARROW:
         yield from arrow.read_groups(location, indices, names)
     else:

@@ -50,7 +50,7 @@ class StreamFacts:
         """The facts as the manifest keeps them."""
         groups = []
         for entry in value["groups"]:
-            group = dict(zip(GROUP_FIELDS, entry, strict=True))
+            group = dict(zip(GROUP_FIELDS, entry, strict=False))
             group["constants"] = tuple(tuple(constant) for constant in group["constants"])
             groups.append(RowGroup(**group))
         train_rows = np.array(value["train_rows"], np.int64)

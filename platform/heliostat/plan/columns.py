@@ -103,7 +103,8 @@ class _Resolver:
                 self.complain(
                     "data.target",
                     f"column `{column.name}` is {column.type}; a regression needs numbers",
-                    "write `task: binary` or `task: multiclass`, or name another target",
+                    self._meant(column, "target")
+                    or "write `task: binary` or `task: multiclass`, or name another target",
                 )
                 return None
             return PackedColumn(column.name, "exact")
@@ -257,7 +258,15 @@ class _Resolver:
                 return f"data.features.{key}", feature
         return "data.features", None
 
+    def _meant(self, column: Column, wanted: str) -> str:
+        """Why a column of delimited text is not what it is wanted for, and what to do."""
+        doubt = self.catalog.doubts.get(column.name)
+        if doubt is None or wanted not in ("target", "number"):
+            return ""
+        return f"{doubt.what}: {doubt.remedy}" if doubt.remedy else doubt.what
+
     def _input(self, key: str, column: Column, feature: Any) -> InputColumn | None:
+        doubt = self.catalog.doubts.get(column.name)
         if isinstance(feature, AutoFeature):
             if column.kind not in AUTO:
                 nested = column.kind == "nested"
@@ -270,8 +279,14 @@ class _Resolver:
                 )
                 return None
             feature = AUTO[column.kind]
+            if doubt is not None and doubt.is_number:
+                remedy = f"{doubt.remedy}, or " if doubt.remedy else ""
+                what = f"column `{column.name}` is read as text, but {doubt.what}"
+                self.complain(key, what, f"{remedy}`{column.name}: category` to keep it text")
+                return None
         if column.kind not in FITTING[feature.type]:
-            self.complain(key, f"column `{column.name}` is {column.type}, not a {feature.type}")
+            what = f"column `{column.name}` is {column.type}, not a {feature.type}"
+            self.complain(key, what, self._meant(column, feature.type))
             return None
         return resolved_input(column, feature, self.job, self.complain)
 

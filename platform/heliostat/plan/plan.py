@@ -9,6 +9,7 @@ from typing import Any
 
 from heliostat.catalog.catalog import Catalog, combined, read_catalog
 from heliostat.catalog.filter import filter_expression
+from heliostat.catalog.formats import DELIMITED
 from heliostat.errors import DataError, PlanError, Problem, UnavailableError, UserError
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
@@ -146,6 +147,7 @@ def plan_job(job: Job) -> Plan:
         raise UnavailableError(problems)
     spec = job.spec
     catalog = _catalog(spec.data)
+    _check_read(job, catalog)
     _check_filter(job, catalog)
     columns = resolve_columns(job, catalog)
     counts = planned_counts(spec.data, catalog, _may_drop_rows(job, columns))
@@ -172,11 +174,18 @@ def plan_job(job: Job) -> Plan:
 
 def _catalog(data: DataSpec) -> Catalog:
     if not isinstance(data.split, SourceSplit):
-        return read_catalog(data.source)
+        return read_catalog(data.source, data.read)
     sources: dict[str, Source] = {
         "train": data.source, "validation": data.split.validation, "test": data.split.test,
     }  # fmt: skip
-    return combined({side: read_catalog(source) for side, source in sources.items()})
+    return combined({side: read_catalog(source, data.read) for side, source in sources.items()})
+
+
+def _check_read(job: Job, catalog: Catalog) -> None:
+    if job.spec.data.read is not None and DELIMITED not in catalog.formats:
+        formats = " and ".join(sorted(catalog.formats))
+        what = f"is for delimited text; the source is {formats}, which says itself how to read it"
+        raise PlanError(job.problem("data.read", what, "leave it out"))
 
 
 def _check_filter(job: Job, catalog: Catalog) -> None:
@@ -313,6 +322,10 @@ def _corner_problems(
 def _notes(catalog: Catalog, columns: Columns) -> Iterator[str]:
     for name in sorted(catalog.index - {column.name for column in columns.packed}):
         yield f"`{name}` is the index of a table of pandas: no input unless it is named exactly"
+    for name in sorted({column.name for column in columns.packed} & catalog.doubts.keys()):
+        doubt = catalog.doubts[name]
+        if doubt.remedy and not doubt.is_number:
+            yield f"`{name}` is text; {doubt.what}: if so, {doubt.remedy}"
     for column in columns.of_kind("number"):
         largest = catalog.largest.get(column.name, 0)
         if largest > EXACT_IN_FLOAT32 and not column.exact:

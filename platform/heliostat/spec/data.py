@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from heliostat.spec.base import Spec, parse_duration_seconds
+from heliostat.spec.read import ReadSpec
 
 Task = Literal["regression", "binary", "multiclass", "ranking", "language"]
 NumberMissing = Literal["auto", "keep", "drop", "mean", "median", "most_frequent"]
@@ -330,6 +331,7 @@ class DataSpec(Spec):
     """
 
     source: Source
+    read: ReadSpec | None = None
     filter: str | None = None
     target: str
     task: Task

@@ -23,11 +23,11 @@ def digest_of(value: Any) -> str:
 def learned_part(spec: JobSpec) -> dict[str, Any]:
     """The part of a job that decides what is learned: `data`, `model`, `train` and the seed.
 
-    The source's location is left out, since its digest stands for it; the objective is in only
-    where it decides which weights are kept.
+    The source's location and how it is read are left out, since its digest stands for them; the
+    objective is in only where it decides which weights are kept.
     """
     value = spec.model_dump(mode="json", by_alias=True, include={"data", "model", "train", "seed"})
-    del value["data"]["source"]
+    del value["data"]["source"], value["data"]["read"]
     if spec.train.early_stopping is not None:
         value["objective"] = [spec.objective_metric, spec.objective_goal]
     return value

@@ -22,6 +22,7 @@ from heliostat.models.predictor import Predictor, Savable, Scores, Shape
 from heliostat.models.without_sklearn import without_sklearn
 from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
+from heliostat.spec.read import ReadSpec
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
@@ -37,7 +38,8 @@ TOKENIZERS = "tokenizers"
 class TrainedModel:
     """A model that can predict from raw columns. `target` is the text that a language model
     learned to write. `types` are those of the source's columns in training, and `shares` tells how
-    many of their values were missing; a model of an earlier version has neither.
+    many of their values were missing; a model of an earlier version has neither. `read` says how
+    the delimited text it learned from was written.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TrainedModel:
     target: PackedColumn | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
+    read: ReadSpec | None = None
 
     @property
     def packed_columns(self) -> tuple[PackedColumn, ...]:
@@ -100,6 +103,7 @@ def save_model(assignment: Assignment, data: OpenData, model: Savable) -> None:
         "transforms": data.encoder.to_json(),
         "shape": asdict(data.shape),
         "target": asdict(assignment.columns.target),
+        "read": spec.data.read.model_dump(mode="json") if spec.data.read is not None else None,
         "signature": _signature(assignment, data),
         "digests": assignment.digests,
         "files": {file: sha256_of(stage / file)},
@@ -156,6 +160,7 @@ def load_model(stored_folder: StorePath) -> TrainedModel:
         _own_target(value, folder) if value["task"] == "language" else None,
         value.get("types", {}),
         {name: Share(**share) for name, share in value.get("shares", {}).items()},
+        ReadSpec.model_validate(value["read"]) if value.get("read") is not None else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,12 +12,14 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from heliostat.catalog.catalog import Catalog, read_catalog
+from heliostat.catalog.columns import kind_of
 from heliostat.catalog.read import read_groups
+from heliostat.catalog.types import type_of
 from heliostat.data.learned import as_learned, learned_target, type_problem
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.shares import Counts
 from heliostat.data.units import ROWS_PER_UNIT, Unit
-from heliostat.errors import DataError, Problem
+from heliostat.errors import DataError, Problem, SettingError
 from heliostat.models.predictor import Scores
 from heliostat.plan.inputs import PackedColumn
 from heliostat.storage.objects import StorePath, as_path
@@ -47,12 +49,25 @@ def open_scoring(model: StorePath, source: str | tuple[str, ...], with_target: b
     """
     folder = str(model.resolve() if isinstance(model, Path) else model)
     trained = model_in(folder)
-    catalog = read_catalog(source)
+    catalog = _catalog(source, trained)
     columns = needed_columns(trained, with_target)
     found = [_column_problem(trained, catalog, column) for column in columns]
     if problems := [problem for problem in dict.fromkeys(found) if problem is not None]:
         raise DataError(problems)
     return Scoring(folder, catalog)
+
+
+def _catalog(source: str | tuple[str, ...], trained: TrainedModel) -> Catalog:
+    """The source, delimited text of it as the model's own was written; what it learned as text is
+    text there, whatever it looks like.
+    """
+    types = {name: type_of(type_) for name, type_ in _learned_types(trained).items()}
+    texts = {name for name, type_ in types.items() if type_ and kind_of(type_) == "category"}
+    try:
+        return read_catalog(source, trained.read, texts)
+    except SettingError as error:
+        hint = "it is read as the model's own data was (`data.read`): write it in the same way"
+        raise DataError([replace(problem, hint=hint) for problem in error.problems]) from error
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,5 @@
-"""CSV and JSON lines. They have no footer, so that counting their rows reads them once; types
-come from a file's first block, and a value further down that does not fit is an error.
+"""JSON lines. They have no footer, so that counting their rows reads them once; types come from a
+file's first block, and a value further down that does not fit is an error.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv, json
+from pyarrow import json
 
 from heliostat.catalog.columns import Footer
 from heliostat.catalog.places import open_file
 from heliostat.errors import DataError, Problem
 
 BLOCK_BYTES = 1 << 22
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_footer(location: str) -> Footer:
@@ -26,7 +25,7 @@ def read_footer(location: str) -> Footer:
         DataError: the file is no table.
     """
     with _damage(location), open_file(location) as stream:
-        reader = _reader(stream, location)
+        reader = _reader(stream)
         schema = reader.schema
         rows = sum(batch.num_rows for batch in reader)
     return Footer(schema, (rows,), hashlib.sha256(str(schema).encode()).hexdigest()[:16])
@@ -35,20 +34,12 @@ def read_footer(location: str) -> Footer:
 def read_tables(location: str, names: Sequence[str] | None) -> Iterator[pa.Table]:
     """The file's rows, a block at a time."""
     with _damage(location), open_file(location) as stream:
-        for batch in _reader(stream, location):
+        for batch in _reader(stream):
             table = pa.Table.from_batches([batch])
             yield table if names is None else table.select(list(names))
 
 
-def _reader(stream: pa.NativeFile, location: str) -> Any:
-    suffix = suffix_of(location)
-    if suffix in DELIMITERS:
-        return csv.open_csv(
-            stream,
-            csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-            csv.ParseOptions(delimiter=DELIMITERS[suffix], newlines_in_values=True),
-            csv.ConvertOptions(strings_can_be_null=True),
-        )
+def _reader(stream: pa.NativeFile) -> Any:
     return json.open_json(stream, json.ReadOptions(block_size=BLOCK_BYTES, use_threads=False))
 
 
@@ -72,10 +63,3 @@ class _damage:
                     "its first 4 MiB decide the types; where they mislead, convert to Parquet",
                 )
             ) from error
-
-
-def suffix_of(location: str) -> str:
-    """The lower-case suffix of a file's name, with the dot."""
-    path = location.partition("?")[0] if "://" in location else location
-    name = path.rpartition("/")[2].lower()
-    return name[name.rindex(".") :] if "." in name else ""

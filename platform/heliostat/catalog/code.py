@@ -19,6 +19,8 @@ from heliostat.spec.identity import DIGEST_LENGTH
 
 CODE_FOLDER = "code"
 MAX_BYTES = 2**30
+MAX_ENTRIES = 100_000
+REMEDY = "name its package's folder"
 NO_CODE = "none"
 EVERYTHING = ("*",)
 
@@ -28,13 +30,17 @@ def code_files(folder: Path, patterns: Sequence[str] = EVERYTHING) -> list[Path]
     hidden files, bytecode and virtual environments. In a copy of a job's code everything is code.
 
     Raises:
-        UserError: the folder is missing, holds no Python, nothing of a pattern, or more than 1 GiB.
+        UserError: the folder is missing, holds no Python, nothing of a pattern, more than 1 GiB, or
+            a link that leads out of it or back to where it came from.
     """
     if not folder.is_dir():
         raise UserError(Problem("code.path", f"`{folder}` is no folder"))
     every = _files(folder)
     of_pattern = {p: {path for path in every if _matches(path, folder, p)} for p in patterns}
     files = sorted(set().union(*of_pattern.values()))
+    for path in files:
+        if path.is_symlink():
+            _within(path, folder.resolve())
     if not any(path.suffix == ".py" for path in files):
         raise UserError(Problem("code.path", f"`{folder}` holds no Python file"))
     for pattern, found in of_pattern.items():
@@ -43,7 +49,7 @@ def code_files(folder: Path, patterns: Sequence[str] = EVERYTHING) -> list[Path]
     total = num_bytes(files)
     if total > MAX_BYTES:
         what = f"`{folder}` holds {total:,} bytes of code, and {MAX_BYTES:,} are the most"
-        raise UserError(Problem("code.path", what, "name its package's folder"))
+        raise UserError(Problem("code.path", what, REMEDY))
     return files
 
 
@@ -105,6 +111,10 @@ def unpack_code(content: bytes, name: str, target: Path) -> None:
         what = f"`{name}` is not what was sent: its digest is {found}"
         raise UserError(Problem("code.path", what, "submit the job again"))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+        if total > MAX_BYTES:
+            what = f"`{name}` unpacks to {total:,} bytes, and {MAX_BYTES:,} are the most"
+            raise UserError(Problem("code.path", what, REMEDY))
         archive.extractall(target)
 
 
@@ -139,15 +149,39 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
-            continue
-        if path.is_dir() and not (path / "pyvenv.cfg").exists():
-            found += _files(path)
-        elif path.is_file():
-            found.append(path)
+    """All files, without what is never code. Links to folders stay within `folder`, and lead to an
+    end; those to files are for who takes them to check.
+    """
+    whole = folder.resolve()
+    found: list[Path] = []
+    left, num_entries = [(folder, (whole,))], 0  # each with the real folders that it lies in
+    while left:
+        here, above = left.pop()
+        for path in here.iterdir():
+            num_entries += 1
+            if num_entries > MAX_ENTRIES:
+                what = f"`{folder}` holds more than {MAX_ENTRIES:,} files and folders"
+                raise UserError(Problem("code.path", what, REMEDY))
+            if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
+                continue
+            if path.is_dir() and not (path / "pyvenv.cfg").exists():
+                real = _within(path, whole)
+                if real in above:
+                    what = f"`{path}` is a link to a folder that it lies in, `{real}`"
+                    raise UserError(Problem("code.path", what, "remove the link"))
+                left.append((path, (*above, real)))
+            elif path.is_file():
+                found.append(path)
     return found
+
+
+def _within(path: Path, whole: Path) -> Path:
+    """Where `path` really lies: somewhere in the folder `whole`."""
+    real = path.resolve()
+    if not real.is_relative_to(whole):
+        what = f"`{path}` is a link that leads out of the folder, to `{real}`"
+        raise UserError(Problem("code.path", what, f"copy what it needs into it, or {REMEDY}"))
+    return real
 
 
 def _matches(path: Path, folder: Path, pattern: str) -> bool:

@@ -35,6 +35,7 @@ SUMS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+MAX_TERMS = 500  # Arrow calls itself once for each
 WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -55,19 +56,30 @@ def filter_expression(text: str, schema: pa.Schema) -> pc.Expression:
     Raises:
         DataError: an unknown column, something that is no condition, types that do not compare.
     """
-    expression = _Builder(text, schema).build(_tree(text))
     try:
+        expression = _Builder(text, schema).build(_tree(text))
         schema.empty_table().filter(expression)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise _problem(f"`{text}`: {error}") from error
     return expression
 
 
 def _tree(text: str) -> ast.expr:
     try:
-        return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise _problem(f"`{text}` is no condition: {error}") from error
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _problem(f"`{text[:200]}` is no condition: {error}") from error
+    if _num_terms(tree) > MAX_TERMS:
+        raise _problem(f"has more than {MAX_TERMS} terms", "compare with a list: `x in [1, 2]`")
+    return tree
+
+
+def _num_terms(tree: ast.expr) -> int:
+    """Comparisons, words between them, and sums; but not the values of a list."""
+    counts = {ast.BoolOp: "values", ast.Compare: "comparators"}
+    terms = (ast.BoolOp, ast.Compare, ast.BinOp, ast.UnaryOp)
+    found = [node for node in ast.walk(tree) if isinstance(node, terms)]
+    return sum(len(getattr(node, counts.get(type(node), ""), (node,))) for node in found)
 
 
 def _problem(message: str, hint: str = "") -> DataError:

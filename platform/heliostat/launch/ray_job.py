@@ -71,7 +71,7 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
     """
     if run_id is None:
         run_id = new_run_id() if verb == "run" else f"{verb}-{new_run_id()}"
-    if not ID_PATTERN.match(run_id):
+    if not ID_PATTERN.fullmatch(run_id):
         raise UserError(
             Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
         )

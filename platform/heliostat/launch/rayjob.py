@@ -40,9 +40,9 @@ RUN_LABEL, NAME_LABEL, RUN_ANNOTATION = "heliostat/key", "heliostat/name", "heli
 RAY_VERSION = "2.60.0"
 GRACE_MINUTES = 15  # to start, to stop and to clean up, beside the job's own limit
 MOST_CONFIG_BYTES = 1_000_000  # Kubernetes refuses a ConfigMap above 1 MiB
-LABEL_VALUE = re.compile(r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")
+LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 LABEL_KEY = re.compile(
-    r"^(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 )
 
 
@@ -204,11 +204,11 @@ def _queue_labels(cluster: KubeRaySpec) -> dict[str, str]:
 
 
 def _problems(job: Job, cluster: KubeRaySpec, run_id: str) -> Iterator[Problem]:
-    if not ID_PATTERN.match(run_id):
+    if not ID_PATTERN.fullmatch(run_id):
         what = f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'"
         yield Problem("--id", what)
     for key, value in job.spec.labels.items():
-        if not (LABEL_KEY.match(key) and LABEL_VALUE.match(value)):
+        if not (LABEL_KEY.fullmatch(key) and LABEL_VALUE.fullmatch(value)):
             what = "Kubernetes takes up to 63 letters, digits, '.', '_' or '-' in a label"
             yield job.problem(f"labels.{key}", f"`{key}: {value}`: {what}")
         if key.startswith(("heliostat/", "ray.io/", "kueue.x-k8s.io/")):

@@ -11,6 +11,7 @@ from typing import Any
 from heliostat.spec.tune import AshaScheduler, Choice, Dimension, Scheduler, TuneSpec
 
 MAX_REDRAWS = 100
+MAX_TRIALS = 100_000
 Configuration = dict[str, Any]
 
 
@@ -20,7 +21,12 @@ def configurations(tune: TuneSpec, seed: int) -> list[Configuration]:
     A draw is a function of (seed, index, key) alone: a new key never changes the others'
     draws, and raising `trials` only appends. A space with fewer points than `trials` yields
     as many as it has found after 100 redraws in a row.
+
+    Raises:
+        ValueError: there are more than 100,000, or a grid has a range without `step`.
     """
+    if tune.trials is not None and tune.trials > MAX_TRIALS:
+        raise ValueError(_too_many(tune.trials))
     return list(_grid(tune) if tune.search == "grid" else _random(tune, seed))
 
 
@@ -34,12 +40,14 @@ def is_active(dimension: Dimension, config: Mapping[str, Any]) -> bool:
 def _grid(tune: TuneSpec) -> Iterator[Configuration]:
     points: list[Configuration] = [{}]
     for key, dimension in tune.space.items():
-        values = grid_values(dimension)
+        total = sum(num_values(dimension) if is_active(dimension, point) else 1 for point in points)
+        if total > MAX_TRIALS:
+            raise ValueError(_too_many(total))
         points = [
             grown
             for point in points
             for grown in (
-                [{**point, key: value} for value in values]
+                [{**point, key: nth_value(dimension, n)} for n in range(num_values(dimension))]
                 if is_active(dimension, point)
                 else [point]
             )
@@ -47,14 +55,25 @@ def _grid(tune: TuneSpec) -> Iterator[Configuration]:
     yield from points
 
 
-def grid_values(dimension: Dimension) -> tuple[Any, ...]:
-    """The points of a dimension on a grid; a range needs `step`."""
+def _too_many(count: int) -> str:
+    return f"{count:,} trials are more than {MAX_TRIALS:,}, the most of a sweep; search fewer"
+
+
+def num_values(dimension: Dimension) -> int:
+    """How many points a dimension has on a grid; a range needs `step`."""
     if isinstance(dimension, Choice):
-        return dimension.values
-    if dimension.step is None:
+        return len(dimension.values)
+    if dimension.num_points is None:
         raise ValueError("a range on a grid needs `step`")
-    count = math.floor((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
-    return tuple(dimension.low + i * dimension.step for i in range(count))
+    return dimension.num_points
+
+
+def nth_value(dimension: Dimension, place: int) -> Any:
+    """The point at `place` on a grid, from 0."""
+    if isinstance(dimension, Choice):
+        return dimension.values[place]
+    assert dimension.step is not None
+    return dimension.low + place * dimension.step
 
 
 def _random(tune: TuneSpec, seed: int) -> Iterator[Configuration]:
@@ -99,8 +118,7 @@ def draw(dimension: Dimension, u: float) -> Any:
         return dimension.values[int(u * len(dimension.values))]
     low, high, step = dimension.low, dimension.high, dimension.step
     if step is not None:
-        values = grid_values(dimension)
-        return values[int(u * len(values))]
+        return nth_value(dimension, int(u * num_values(dimension)))
     if dimension.whole:
         # Half a unit on both sides gives the bounds the same chance as the numbers between.
         a, b = low - 0.5, high + 0.5

@@ -17,6 +17,8 @@ from heliostat.spec.tune import TuneSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
 
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
 
 class ObjectiveSpec(Spec):
     """The metric, on validation, that early stopping, search and promotion go by."""
@@ -62,7 +64,7 @@ class JobSpec(Spec):
     objective: Annotated[ObjectiveSpec, BeforeValidator(_long_form)] | None = None
     metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
     code: CodeSpec | None = None
-    secrets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    secrets: Annotated[tuple[Variable, ...], Field(strict=False)] = ()
     data: DataSpec
     model: Model
     train: TrainSpec = TrainSpec()

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from heliostat.errors import Problem, SpecError
 from heliostat.spec.job import JobSpec
 from heliostat.spec.site import SiteSpec
-from heliostat.spec.yaml import Document, KeyPath, Place, parse_file, parse_scalar
+from heliostat.spec.yaml import MAX_DEPTH, Document, KeyPath, Place, parse_file, parse_scalar
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
 SCALAR_TYPES = ("int_type", "float_type", "string_type", "literal_error")
@@ -124,6 +124,8 @@ def _apply_setting(value: dict[str, Any], places: dict[KeyPath, Place], setting:
 
 def _set(value: dict[str, Any], key: str, setting: Any) -> None:
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise SpecError(Problem(f"--set {key[:40]}...", f"is more than {MAX_DEPTH} levels deep"))
     node = value
     for parent in parents:
         child = node.get(parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from heliostat.spec.base import Spec
 
+MOST_STEPS = 2**53  # what a draw tells apart
 Scalar = bool | int | float | str | None | list[int] | dict[str, Any]
 
 
@@ -20,13 +22,16 @@ Wanted = Annotated[tuple[Scalar, ...], BeforeValidator(_listed), Field(strict=Fa
 When = dict[str, Wanted]
 
 
+Bound = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
+
+
 class Range(Spec):
     """Numbers between two bounds, both included. Whole bounds draw whole numbers. Searched only
     `when` other keys of the space have one of the values named.
     """
 
-    low: int | float
-    high: int | float
+    low: Bound
+    high: Bound
     log: bool = False
     step: Annotated[int | float, Field(gt=0)] | None = None
     when: When = Field(default_factory=dict)
@@ -39,7 +44,18 @@ class Range(Spec):
             raise ValueError(f"low {self.low} must be above 0 when `log` is true")
         if self.log and self.step is not None:
             raise ValueError("`log` and `step` exclude each other")
+        if self.step is not None and (self.high - self.low) / self.step > MOST_STEPS:
+            raise ValueError(f"step {self.step} leads through more than {MOST_STEPS:,} values")
         return self
+
+    @property
+    def num_points(self) -> int | None:
+        """How many values a step from `low` leads through; None without one."""
+        if self.step is None:
+            return None
+        if self.whole:
+            return int((self.high - self.low) // self.step) + 1
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
 
     @property
     def whole(self) -> bool:

@@ -1,7 +1,7 @@
 """YAML 1.2 (and so JSON) into plain values, with the line and column of every key.
 
-The safe core only: no tags, no duplicate keys, no merge keys, and a bound on aliases, so that
-no file can run code or grow without limit.
+The safe core only: no tags, no duplicate keys, no merge keys, and bounds on the file's size, its
+depth and what its aliases grow to, so that no file can run code or take long to read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from heliostat.errors import Problem, SpecError
 
 KeyPath = tuple[str | int, ...]
-MAX_NODES = 100_000
+MAX_BYTES = 2**20
+MAX_DEPTH = 64
+MAX_NODES = 50_000
+MAX_DIGITS = 400
+PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _TRUE = {"true", "True", "TRUE"}
 
 
@@ -47,20 +52,27 @@ def parse_file(path: Path) -> Document:
     """Read `path`.
 
     Raises:
-        SpecError: the file cannot be read, is no YAML, or repeats a key.
+        SpecError: the file cannot be read, is no YAML, is too large or too deep, or repeats a key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = "" if len(content) > MAX_BYTES else content.decode("utf-8")
     except FileNotFoundError:
         raise SpecError(Problem(str(path), "no such file")) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(Problem(str(path), f"cannot be read: {error}")) from error
+    if len(content) > MAX_BYTES:
+        raise SpecError(_too_large(str(path)))
     return parse_text(text, str(path), path.parent.resolve())
 
 
 def parse_text(text: str, file: str, folder: Path) -> Document:
     """Parse `text`, naming it `file` in messages."""
+    if len(text) > MAX_BYTES:
+        raise SpecError(_too_large(file))
     yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _ShallowComposer
     try:
         node = yaml.compose(text)
     except MarkedYAMLError as error:
@@ -79,10 +91,40 @@ def parse_scalar(text: str) -> Any:
     return parse_text(text, "--set", Path.cwd()).value if text.strip() else text
 
 
+def _too_large(file: str) -> Problem:
+    what = f"holds more than {MAX_BYTES:,} bytes, the most that is read of a job or site file"
+    return Problem(
+        file, what, "name data by `data.source`, and leave out what the job does not use"
+    )
+
+
 def _syntax_problem(error: MarkedYAMLError, file: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
-    return Problem(place, f"is no YAML: {error.problem or error.context}")
+    bound = "" if isinstance(error, _BoundError) else "is no YAML: "
+    return Problem(place, f"{bound}{error.problem or error.context}")
+
+
+class _BoundError(MarkedYAMLError):
+    """The text is larger or deeper than what is read."""
+
+
+class _ShallowComposer(Composer):
+    """Composes so many nodes, and to such a depth: each level is a call within a call."""
+
+    depth = num_nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """See `Composer`."""
+        self.num_nodes += 1
+        self.depth += 1
+        if self.depth > MAX_DEPTH or self.num_nodes > 2 * MAX_NODES:  # keys are nodes here, too
+            deep = f"values lie more than {MAX_DEPTH} levels deep"
+            what = deep if self.depth > MAX_DEPTH else f"has more than {MAX_NODES:,} values"
+            raise _BoundError(None, None, what, self.parser.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Builder:
@@ -96,7 +138,12 @@ class _Builder:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
             raise SpecError(Problem(self.file, f"has more than {MAX_NODES:,} values"))
+        if len(path) > MAX_DEPTH:  # an alias may stand inside of what it stands for
+            what = f"values lie more than {MAX_DEPTH} levels deep; does an alias refer to itself?"
+            raise SpecError(Problem(str(self._place(node)), what))
         self.places.setdefault(path, self._place(node))
+        if not isinstance(node, ScalarNode) and node.tag not in PLAIN_TAGS:
+            self._complain(node, f"tag `{node.tag}` is not allowed; write a plain value")
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
@@ -123,12 +170,17 @@ class _Builder:
             return None
         if kind == "bool":
             return text in _TRUE
+        if kind in ("int", "float") and len(text) > MAX_DIGITS:
+            self._complain(node, f"a number of {len(text):,} digits is too long to read")
+            return 0
         if kind == "int":
             return _whole(text)
         if kind == "float":
             return self._real(node, text)
         if kind not in ("str", "timestamp"):
             self._complain(node, f"tag `{node.tag}` is not allowed; write a plain value")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            self._complain(node, "holds half of a surrogate pair, which is no letter")
         return text
 
     def _real(self, node: Node, text: str) -> float:

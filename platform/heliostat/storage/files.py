@@ -110,7 +110,7 @@ def read_json(path: StorePath) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: is damaged ({error})") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise ArtifactError(f"{path}: carries no `format`; it was not written by heliostat")

@@ -10,7 +10,7 @@ from heliostat.errors import Problem, UserError
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.objects import StorePath
 
-NAME_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def parse_name(name: str) -> tuple[str, str]:
@@ -20,7 +20,7 @@ def parse_name(name: str) -> tuple[str, str]:
         UserError: it is no such name.
     """
     model, _, alias = name.partition("@")
-    if not (NAME_PATTERN.match(model) and NAME_PATTERN.match(alias)):
+    if not (NAME_PATTERN.fullmatch(model) and NAME_PATTERN.fullmatch(alias)):
         what = "must be MODEL@ALIAS, each of lower-case letters, digits, '.', '_' or '-'"
         raise UserError(Problem("promote", f"`{name}` {what}", "for example flights@production"))
     return model, alias

@@ -17,7 +17,7 @@ from heliostat.storage.lease import read_holder
 from heliostat.storage.objects import ObjectPath, StorePath, as_path
 from heliostat.storage.promoted import aliases, read_promoted
 
-ID_PATTERN = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")
+ID_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
 MARKER = "heliostat.json"
 DEFAULT_STORAGE = "runs"  # in the current folder
 IDENTITY = "identity.json"  # what a run began as; the first file of its folder
@@ -68,7 +68,7 @@ class Storage:
 
     def run(self, name: str, run_id: str) -> RunFolder:
         """The folder of one run, existing or not."""
-        if not ID_PATTERN.match(run_id) or run_id == "trials":
+        if not ID_PATTERN.fullmatch(run_id) or run_id == "trials":
             raise UserError(
                 Problem("--id", f"`{run_id}` must be up to 63 letters, digits, '.', '_' or '-'")
             )
@@ -91,7 +91,7 @@ class Storage:
             return self._promoted(reference)
         name, _, run_id = reference.partition("/")
         named = self.root / "runs" / name / run_id
-        if ID_PATTERN.match(run_id) and (named / "state.json").exists():
+        if ID_PATTERN.fullmatch(run_id) and (named / "state.json").exists():
             return RunFolder(named)
         if not run_id and (runs := list(self.runs(name))):
             return runs[-1]

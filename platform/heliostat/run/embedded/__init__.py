@@ -17,6 +17,7 @@ import ray
 from ray._private import node, parameter, services, utils
 from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT
 
+LOOPBACK = "127.0.0.1"
 UP_SECONDS, LOOK_SECONDS = 20.0, 0.02
 HERE = Path(__file__).parent
 
@@ -32,6 +33,7 @@ def start_one_node(cpus: int, meanwhile: Callable[[], None]) -> None:
             address="local",
             num_cpus=cpus,
             include_dashboard=False,
+            _node_ip_address=LOOPBACK,
             log_to_driver=False,
             configure_logging=False,
             _system_config={"prestart_worker_first_driver": False},
@@ -46,6 +48,8 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
     yield parameter, "RayParams", partial(parameter.RayParams, **lean, **own)
     # No server of a dashboard that is off.
     yield node.Node, "start_api_server", lambda self, **settings: None
+    # Ray makes the loopback address the machine's own, and then listens on every address there is.
+    yield services, "resolve_ip_for_localhost", lambda host: host
     # Ray loads a web server to see whether it could.
     yield utils, "get_dashboard_dependency_error", lambda: ImportError("there is no dashboard")
     command_of = services._build_python_executable_command_memory_profileable

@@ -154,7 +154,9 @@ def _files(folder: Path) -> list[Path]:
     """
     whole = folder.resolve()
     found: list[Path] = []
-    left, num_entries = [(folder, (whole,))], 0  # each with the real folders that it lies in
+    # Each with the real folders that it lies in.
+    left: list[tuple[Path, tuple[Path, ...]]] = [(folder, (whole,))]
+    num_entries = 0
     while left:
         here, above = left.pop()
         for path in here.iterdir():

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 import click
 
+from heliostat.cli.examples import examples_of
 from heliostat.errors import FAILED, SUCCEEDED, WRONG_INPUT, HeliostatError, UserError
 from heliostat.processes import kill_workers
+from heliostat.storage.files import finite
 
 LAST_WORDS_SECONDS = 2.0
 VERBS = {
@@ -48,6 +50,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"heliostat.cli.{cmd_name}").command
+        command.epilog = examples_of(cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -118,5 +121,5 @@ def _tell(error: HeliostatError) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A verb's value on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """A verb's value on stdout; a number that is not finite is null, which JSON has words for."""
+    print(json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False))

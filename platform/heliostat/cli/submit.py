@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import click
 
@@ -78,4 +79,5 @@ def send(
     if wait:
         from heliostat.cli.logs import show_logs
 
-        show_logs(storage, sent.reference, follow=True)
+        show = partial(print, file=sys.stderr) if as_json else print
+        show_logs(storage, sent.reference, follow=True, show=show)

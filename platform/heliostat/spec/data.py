@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, Tag, 
 
 from heliostat.spec.base import Spec, parse_duration_seconds
 from heliostat.spec.read import ReadSpec
+from heliostat.spec.short import short_for
 
 Task = Literal["regression", "binary", "multiclass", "ranking", "language"]
 NumberMissing = Literal["auto", "keep", "drop", "mean", "median", "most_frequent"]
@@ -163,11 +164,6 @@ Feature = Annotated[
     | Annotated[CustomFeature, Tag("custom")],
     Discriminator("type"),
 ]
-
-
-def _long_form(value: Any) -> Any:
-    """`carrier: category` is short for `carrier: {type: category}`."""
-    return {"type": value} if isinstance(value, str) else value
 
 
 class CleanSpec(Spec):
@@ -338,9 +334,9 @@ class DataSpec(Spec):
     positive: bool | int | str | None = None
     weight: str | None = None
     class_weights: ClassWeights | None = None
-    features: dict[str, Annotated[Feature, BeforeValidator(_long_form)]] | None = None
+    features: dict[str, Annotated[Feature, short_for("type", Feature)]] | None = None
     clean: CleanSpec = CleanSpec()
-    split: Split = RandomSplit()
+    split: Annotated[Split, short_for("method", Split)] = RandomSplit()
     ingest: Literal["prepared", "stream"] = "prepared"
 
     @property

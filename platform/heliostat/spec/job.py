@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from heliostat.spec.base import Spec
 from heliostat.spec.data import DataSpec
 from heliostat.spec.metrics import DEFAULT_OBJECTIVE, METRICS, Goal
 from heliostat.spec.model import Model
 from heliostat.spec.scale import LimitsSpec, ScaleSpec
+from heliostat.spec.short import short_for
 from heliostat.spec.site import Cluster
 from heliostat.spec.train import TrainSpec
 from heliostat.spec.tune import TuneSpec
@@ -25,10 +26,6 @@ class ObjectiveSpec(Spec):
 
     metric: str
     goal: Literal["min", "max"] | None = None
-
-
-def _long_form(value: Any) -> Any:
-    return {"metric": value} if isinstance(value, str) else value
 
 
 class CodeSpec(Spec):
@@ -61,12 +58,12 @@ class JobSpec(Spec):
     labels: dict[str, str] = {}
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     storage: str | None = None
-    objective: Annotated[ObjectiveSpec, BeforeValidator(_long_form)] | None = None
+    objective: Annotated[ObjectiveSpec, short_for("metric", ObjectiveSpec)] | None = None
     metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
     code: CodeSpec | None = None
     secrets: Annotated[tuple[Variable, ...], Field(strict=False)] = ()
     data: DataSpec
-    model: Model
+    model: Annotated[Model, short_for("kind", Model)]
     train: TrainSpec = TrainSpec()
     scale: ScaleSpec = ScaleSpec()
     limits: LimitsSpec = LimitsSpec()

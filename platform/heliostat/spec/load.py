@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import re
 import types
 import typing
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,17 @@ from pydantic import BaseModel, ValidationError
 
 from heliostat.errors import Problem, SpecError
 from heliostat.spec.job import JobSpec
+from heliostat.spec.short import long_forms
 from heliostat.spec.site import SiteSpec
+from heliostat.spec.synonyms import key_meant
 from heliostat.spec.yaml import MAX_DEPTH, Document, KeyPath, Place, parse_file, parse_scalar
 
 AnySpec = TypeVar("AnySpec", bound=BaseModel)
+MOST_NAME_LETTERS = 30
+PATTERNS_IN_WORDS = {
+    "name": f"must be up to {MOST_NAME_LETTERS} lower-case letters, digits or '-', begin with a "
+    "letter, and not end with '-'"
+}
 SCALAR_TYPES = ("int_type", "float_type", "string_type", "literal_error")
 PATH_KEYS: tuple[KeyPath, ...] = (
     ("data", "source"),
@@ -55,6 +64,7 @@ class Job:
         """
         value = copy.deepcopy(dict(self.value))
         for key, setting in settings.items():
+            value = long_forms(value)
             _set(value, key, setting)
         return Job(validate(JobSpec, value, self.places), value, self.places)
 
@@ -73,11 +83,11 @@ def load_job(*files: str | Path, settings: Sequence[str] = ()) -> Job:
         document = parse_file(Path(file))
         if not isinstance(document.value, dict):
             raise SpecError(Problem(str(file), "must be a mapping of keys, like `name: ...`"))
-        merged = merge_patch(merged, document.value)
+        merged = merge_patch(long_forms(merged), document.value)
         places.update(document.places)
     for setting in settings:
         _apply_setting(merged, places, setting)
-    value = _absolute_paths(merged, places)
+    value = _absolute_paths(long_forms(merged), places)
     return Job(validate(JobSpec, value, places), value, places)
 
 
@@ -118,6 +128,7 @@ def _apply_setting(value: dict[str, Any], places: dict[KeyPath, Place], setting:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise SpecError(Problem(f"--set {setting}", "write it as key=value, like train.epochs=3"))
+    value.update(long_forms(value))
     _set(value, key, parse_scalar(text))
     places[tuple(key.split("."))] = Place(f"--set {setting}")
 
@@ -189,7 +200,9 @@ def _problem(
     if detail["type"] == "extra_forbidden":
         known = sorted(_fields_at(model, value, path[:-1]))
         close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
+        meant = key_meant(str(path[-1]), value) if model is JobSpec else None
+        meant = meant or (close[0] if close else None)
+        hint = f"did you mean `{meant}`?" if meant else f"known here: {', '.join(known)}"
         owner = _kind_at(value, path[:-1])
         return Problem(place, f"{name}: unknown key{owner}", hint)
     if detail["type"] == "missing":
@@ -199,7 +212,26 @@ def _problem(
         return _tag_problem(place, name, detail)
     given = detail.get("input")
     shown = f"`{given}`: " if isinstance(given, (str, int, float, bool)) else ""
-    return Problem(place, f"{name}: {shown}{message[:1].lower()}{message[1:]}")
+    if detail["type"] == "string_pattern_mismatch" and name in PATTERNS_IN_WORDS:
+        return Problem(place, f"{name}: {shown}{PATTERNS_IN_WORDS[name]}", _fitting_name(given))
+    hint = _nearest_word(given, detail) if detail["type"] == "literal_error" else ""
+    return Problem(place, f"{name}: {shown}{message[:1].lower()}{message[1:]}", hint)
+
+
+def _fitting_name(given: str) -> str:
+    """A name of the same letters that fits."""
+    plain = unicodedata.normalize("NFKD", given).encode("ascii", "ignore").decode().lower()
+    words = re.findall("[a-z0-9]+", plain)
+    if words and not words[0][0].isalpha():
+        words.insert(0, "job")
+    name = "-".join(words)[:MOST_NAME_LETTERS].rstrip("-")
+    return f"for example `{name or 'my-job'}`"
+
+
+def _nearest_word(given: Any, detail: Any) -> str:
+    allowed = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+    close = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else ""
 
 
 def _tag_problem(place: str, name: str, detail: Any) -> Problem:

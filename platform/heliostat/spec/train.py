@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from heliostat.spec.base import Spec
+from heliostat.spec.short import short_for
 
 Count = Annotated[int, Field(gt=0)]
 Loss = Literal[
@@ -71,18 +72,13 @@ class TrainSpec(Spec):
     rounds: Count | None = None
     validate_every: Count = 1
     batch_size: Count = 1024
-    loss: LossSpec = LossSpec()
-    optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: ScheduleSpec = ScheduleSpec()
+    loss: Annotated[LossSpec, short_for("name", LossSpec)] = LossSpec()
+    optimizer: Annotated[OptimizerSpec, short_for("name", OptimizerSpec)] = OptimizerSpec()
+    schedule: Annotated[ScheduleSpec, short_for("name", ScheduleSpec)] = ScheduleSpec()
     early_stopping: EarlyStoppingSpec | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     compile: bool = False
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSpec:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from heliostat.spec.base import Spec
+from heliostat.spec.short import short_for
 
 MOST_STEPS = 2**53  # what a draw tells apart
 Scalar = bool | int | float | str | None | list[int] | dict[str, Any]
@@ -116,17 +117,13 @@ Scheduler = Annotated[
 ]
 
 
-def _long_form(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class TuneSpec(Spec):
     """The search. `trials` counts draws; a grid counts itself. `start_from` is a run whose best
     configuration is tried first, and from all of whose trials `tpe` learns.
     """
 
     search: Literal["grid", "random", "tpe"] = "random"
-    scheduler: Annotated[Scheduler, BeforeValidator(_long_form)] = NoScheduler()
+    scheduler: Annotated[Scheduler, short_for("name", Scheduler)] = NoScheduler()
     trials: Annotated[int, Field(gt=0)] | None = None
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
     concurrency: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"

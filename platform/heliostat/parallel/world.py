@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -74,15 +77,25 @@ class TorchWorld:
     ) -> None:
         import torch.distributed as dist  # a second of import; only networks need it
 
+        host, _, port = address.rpartition(":")
+        timeout = timedelta(seconds=timeout_seconds)
+        _keep_to(host)
+        # Left to itself, the store would listen on every address of the machine.
+        own = _listening(host, int(port)) if process == 0 else None
+        store = dist.TCPStore(
+            host, int(port), count, process == 0, timeout, master_listen_fd=own,
+            wait_for_workers=False,
+        )  # fmt: skip
+
         self.rank, self.size, self.leads = process // peers, count // peers, process == 0
         self._peers = peers
         self._device = _device()
         dist.init_process_group(
             "nccl" if self._device == "cuda" else "gloo",
-            init_method=f"tcp://{address}",
+            store=store,
             rank=process,
             world_size=count,
-            timeout=timedelta(seconds=timeout_seconds),
+            timeout=timeout,
         )
 
     def sum(self, values: Array) -> Array:
@@ -159,6 +172,20 @@ def broadcast(world: World, content: bytes) -> bytes:
     length = int(world.sum(np.array([len(content)]))[0])
     padded = np.frombuffer(content.ljust(length, b"\0"), np.uint8)
     return world.sum(padded.astype(np.float64)).astype(np.uint8).tobytes()
+
+
+def _listening(host: str, port: int) -> int:
+    """A socket that listens on one address, for torch to own."""
+    server = socket.create_server((host, port), backlog=1024)
+    return server.detach()
+
+
+def _keep_to(host: str) -> None:
+    """Ranks that meet at a loopback address listen nowhere else."""
+    if ipaddress.ip_address(host).is_loopback:
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
 
 
 def _device() -> str:

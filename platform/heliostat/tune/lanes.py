@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -22,6 +23,7 @@ from heliostat.tune.ledger import TrialRecord
 from heliostat.tune.order import read_answers
 from heliostat.tune.sweep import Sweep
 
+OF_RAY = ("RAY_", "TUNE_", "NCCL_", "TORCHFT_")
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -51,6 +53,11 @@ def run_sweep(sweep: Sweep) -> tuple[TrialRecord, Keeper]:
 
 def _run_tune(sweep: Sweep, keeper: Keeper, begun: list[Any]) -> None:
     os.environ.update(ENVIRONMENT)
+    # Tune would copy credentials of object stores, too, into the runtime environment of its actors,
+    # which Ray writes to a log in clear. A node's processes have the credentials of their node.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith(OF_RAY)
+    }
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.concurrency)
     context = LaneContext(str(sweep.metrics_folder), sweep.group)
     sweep.metrics_folder.mkdir(parents=True, exist_ok=True)

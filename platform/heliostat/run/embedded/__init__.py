@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import try_to_create_directory
 from ray._private import node, parameter, services, utils
 from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT
 
@@ -50,6 +51,8 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
     yield node.Node, "start_api_server", lambda self, **settings: None
     # Ray makes the loopback address the machine's own, and then listens on every address there is.
     yield services, "resolve_ip_for_localhost", lambda host: host
+    # Ray lets everybody read and write a session's folder, with its logs and sockets.
+    yield node, "try_to_create_directory", _private_folder
     # Ray loads a web server to see whether it could.
     yield utils, "get_dashboard_dependency_error", lambda: ImportError("there is no dashboard")
     command_of = services._build_python_executable_command_memory_profileable
@@ -72,6 +75,14 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
             time.sleep(LOOK_SECONDS)
 
     yield node.Node, "start_raylet", started
+
+
+def _private_folder(path: str) -> None:
+    """Make a folder for its owner alone; but one that sessions of all users share, as Ray does."""
+    if "session_" in path:
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        try_to_create_directory(path)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,3 +71,24 @@ def test_rungs_grow_by_the_factor_and_stay_below_the_end(grace, factor, length):
     assert all(rung < length for rung in found)
     assert all(math.isclose(b / a, factor) for a, b in zip(found, found[1:], strict=False))
     assert rungs(NoScheduler(), length) == ()
+
+
+def test_a_range_with_steps_is_counted_not_built():
+    wide = Range(low=0, high=2_000_000_000, step=1)
+    assert wide.num_points == 2_000_000_001
+    assert draw(wide, 0.0) == 0 and draw(wide, 1 - 2**-53) == 2_000_000_000
+    assert [draw(Range(low=0.0, high=1.0, step=0.25), u / 5) for u in range(5)] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    ]
+    for tune in (
+        TuneSpec(search="grid", space={"model.max_depth": wide}),
+        TuneSpec(search="random", trials=2_000_000_000, space={"model.max_depth": wide}),
+    ):
+        with pytest.raises(ValueError, match="trials are more than 100,000"):
+            configurations(tune, 0)
+    with pytest.raises(ValueError, match="leads through more than"):
+        Range(low=0.0, high=1e300, step=1e-300)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.conftest import PATIENCE_SECONDS
 
+LOOPBACK = ["0000000000000000FFFF00000100007F", "0100007F"]  # as IPv6 and IPv4
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -27,6 +28,18 @@ def below(pid):
             yield folder.name, command.replace(chr(0), " ").split(" --")[0]
             yield from below(folder.name)
 
+def listening(pid):
+    # hex addresses that a process accepts connections at
+    try:
+        files = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
+    except OSError:
+        return
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in files:
+                yield fields[1].partition(":")[0]
+
 @ray.remote
 def variables():
     return [os.environ.get(name) for name in ("PLAIN", "GROWN")]
@@ -37,6 +50,10 @@ with connected(None):
     plain = {"PLAIN": "a 'b' \\n c"}
     for given in (plain, plain | {"GROWN": "${HOME}/more"}):  # Ray's own rules for the latter
         print(ray.get(variables.options(runtime_env={"env_vars": given}).remote()), file=out)
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    print(oct(session.parent.parent.stat().st_mode & 0o777), file=out)
+    print(sorted({host for pid in [os.getpid(), *(pid for pid, _ in below(os.getpid()))]
+                  for host in listening(pid)}), file=out)
     for pid, command in below(os.getpid()):
         print(pid, command, file=out)
     out.flush()
@@ -62,6 +79,7 @@ def test_only_what_one_process_needs_is_started():
         repr(["a 'b' \n c", None]),
         repr(["a 'b' \n c", f"{os.environ['HOME']}/more"]),
     ]
+    assert told[3:5] == ["0o700", repr(LOOPBACK)]
     for server in ("gcs_server", "raylet", "embedded/agent.py"):
         assert server in done.stdout
     for server in ("monitor.py", "log_monitor.py", "dashboard.py", "DashboardAgent"):
@@ -69,7 +87,7 @@ def test_only_what_one_process_needs_is_started():
 
 
 def test_nothing_outlives_the_process():
-    told = embedded("die").stdout.splitlines()[3:]
+    told = embedded("die").stdout.splitlines()[5:]
     # Ray's own agent of environments looks for its cluster for a minute more.
     told = [line for line in told if "RuntimeEnvAgent" not in line]
     assert len(told) > 3

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from heliostat.errors import SpecError
+from heliostat.errors import SpecError, UserError
 from heliostat.spec.load import load_job, merge_patch
 from heliostat.spec.schema import job_schema, site_schema
 from heliostat.spec.yaml import parse_text
+from heliostat.storage.promoted import parse_name
+from heliostat.storage.runs import Storage
 from tests.conftest import job_text
 
 
@@ -97,6 +100,92 @@ def test_an_alias_bomb_is_refused():
         bomb += f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n"
     with pytest.raises(SpecError, match="more than 100,000 values"):
         parse_text(bomb, "bomb", Path())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: " + "[" * 10_000 + "]" * 10_000, "more than 64 levels deep"),
+        ('{"a": ' * 10_000 + "1" + "}" * 10_000, "more than 64 levels deep"),
+        ("- " * 10_000 + "1", "more than 64 levels deep"),
+        ("a: &a [*a]", "does an alias refer to itself?"),
+        ("a: &a {b: *a}", "does an alias refer to itself?"),
+        ("a: " + "x" * 2**20, "holds more than 1,048,576 bytes"),
+        ("a: " + "9" * 5_000, "a number of 5,000 digits is too long"),
+        ('a: "\\ud800"', "half of a surrogate pair"),
+        ("a: !!python/tuple [b]", "is not allowed"),
+    ],
+)  # fmt: skip
+def test_what_is_too_deep_or_too_large_is_refused_in_a_sentence(tmp_path, text, sentence):
+    assert sentence in problems_of(tmp_path, text)[0]
+    with pytest.raises(SpecError):
+        parse_text(text, "--set", Path())
+
+
+def test_values_are_counted_while_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("heliostat.spec.yaml.MAX_NODES", 1_000)
+    (problem,) = problems_of(tmp_path, "a: [" + "{b: c}, " * 400 + "]")
+    assert problem.startswith("job.yaml:1:") and problem.endswith(": has more than 1,000 values")
+
+
+def test_a_setting_is_no_deeper_than_a_file(make_job):
+    with pytest.raises(SpecError, match="more than 64 levels deep"):
+        load_job(make_job(), settings=[".".join("a" * 10_000) + "=1"])
+
+
+def test_an_endless_file_is_not_read_to_its_end():
+    with pytest.raises(SpecError, match="holds more than 1,048,576 bytes"):
+        load_job("/dev/zero")
+
+
+def test_no_name_ends_in_a_line_break(make_job, tmp_path):
+    for setting in ['name="a\\n"', 'secrets=["A\\n"]', 'model.class="a.b:C\\n"']:
+        kind = ["model={kind: custom, class: 'a.b:C'}", "train={}"] if "class" in setting else []
+        with pytest.raises(SpecError, match="must be up to 30|should match pattern"):
+            load_job(make_job(train=""), settings=[*kind, setting])
+    for setting in [
+        'scale.resources.memory="1Gi\\n"',
+        'data.split={method: time, column: when, gap: "7d\\n"}',
+    ]:
+        with pytest.raises(SpecError, match="is no size|neither a fraction nor a duration"):
+            load_job(make_job(), settings=[setting])
+    with pytest.raises(UserError, match="must be up to 63 letters"):
+        Storage(tmp_path).run("small", "one\n")
+    with pytest.raises(UserError, match="must be MODEL@ALIAS"):
+        parse_name("flights@best\n")
+
+
+def test_one_word_stands_for_a_mapping_to_which_others_are_added(make_job):
+    path = make_job(
+        model="model: mlp", train="train: {schedule: cosine, optimizer: sgd, loss: focal}"
+    )
+    later = path.parent / "later.yaml"
+    later.write_text("train: {schedule: {warmup_steps: 3}}\ndata: {split: stratified}\n")
+    job = load_job(path, later, settings=["train.loss.gamma=3.0", "data.split.test=0.2"])
+    train = job.spec.train
+    assert (train.schedule.name, train.schedule.warmup_steps) == ("cosine", 3)
+    assert (train.optimizer.name, train.loss.name, train.loss.gamma) == ("sgd", "focal", 3.0)
+    assert (job.spec.data.split.method, job.spec.data.split.test) == ("stratified", 0.2)
+    trial = job.replace({"train.schedule": "linear", "train.schedule.warmup_steps": 4})
+    assert (trial.spec.train.schedule.name, trial.spec.train.schedule.warmup_steps) == ("linear", 4)
+    Draft202012Validator(job_schema()).validate({**job.value, "model": "mlp"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"model": "model: mlp", "train": "train: {lr: 1.0e-3}"}, "mean `train.optimizer.learning_rate`?"),
+        ({"train": "train: {lr: 0.1}"}, "train.lr: unknown key; did you mean `model.learning_rate`?"),
+        ({"train": "train: {num_boost_round: 9}"}, "did you mean `train.rounds`?"),
+        ({"model": "model: mlp", "train": "n_epochs: 4"}, "did you mean `train.epochs`?"),
+        ({"model": "model: {kind: forest, random_state: 1}"}, "did you mean `seed`?"),
+        ({"name": "name: My Job No. 2"}, "for example `my-job-no-2`"),
+        ({"name": "name: 2024-Übung-"}, "for example `job-2024-ubung`"),
+        ({"model": "model: mlp", "train": "train: {schedule: cosin}"}, "did you mean `cosine`?"),
+    ],
+)  # fmt: skip
+def test_what_was_meant_is_named(tmp_path, parts, sentence):
+    assert sentence in "\n".join(problems_of(tmp_path, job_text(Path("a"), **parts)))
 
 
 def test_yaml_is_1_2():

@@ -82,7 +82,7 @@ class TorchWorld:
         _keep_to(host)
         # Left to itself, the store would listen on every address of the machine.
         own = _listening(host, int(port)) if process == 0 else None
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]
             host, int(port), count, process == 0, timeout, master_listen_fd=own,
             wait_for_workers=False,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from heliostat.errors import Problem, SpecError
 KeyPath = tuple[str | int, ...]
 MAX_BYTES = 2**20
 MAX_DEPTH = 64
-MAX_NODES = 50_000
+MAX_NODES = 100_000  # with the keys
 MAX_DIGITS = 400
 PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _TRUE = {"true", "True", "TRUE"}
@@ -118,7 +118,7 @@ class _ShallowComposer(Composer):
         """See `Composer`."""
         self.num_nodes += 1
         self.depth += 1
-        if self.depth > MAX_DEPTH or self.num_nodes > 2 * MAX_NODES:  # keys are nodes here, too
+        if self.depth > MAX_DEPTH or self.num_nodes > MAX_NODES:
             deep = f"values lie more than {MAX_DEPTH} levels deep"
             what = deep if self.depth > MAX_DEPTH else f"has more than {MAX_NODES:,} values"
             raise _BoundError(None, None, what, self.parser.peek_event().start_mark)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._common.utils import try_to_create_directory
 from ray._private import node, parameter, services, utils
 from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT
+
+from heliostat.run.embedded.folder import private_folder
 
 LOOPBACK = "127.0.0.1"
 UP_SECONDS, LOOK_SECONDS = 20.0, 0.02
@@ -35,6 +36,7 @@ def start_one_node(cpus: int, meanwhile: Callable[[], None]) -> None:
             num_cpus=cpus,
             include_dashboard=False,
             _node_ip_address=LOOPBACK,
+            _temp_dir=str(private_folder() / "ray"),
             log_to_driver=False,
             configure_logging=False,
             _system_config={"prestart_worker_first_driver": False},
@@ -51,8 +53,6 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
     yield node.Node, "start_api_server", lambda self, **settings: None
     # Ray makes the loopback address the machine's own, and then listens on every address there is.
     yield services, "resolve_ip_for_localhost", lambda host: host
-    # Ray lets everybody read and write a session's folder, with its logs and sockets.
-    yield node, "try_to_create_directory", _private_folder
     # Ray loads a web server to see whether it could.
     yield utils, "get_dashboard_dependency_error", lambda: ImportError("there is no dashboard")
     command_of = services._build_python_executable_command_memory_profileable
@@ -75,14 +75,6 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
             time.sleep(LOOK_SECONDS)
 
     yield node.Node, "start_raylet", started
-
-
-def _private_folder(path: str) -> None:
-    """Make a folder for its owner alone; but one that sessions of all users share, as Ray does."""
-    if "session_" in path:
-        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-    else:
-        try_to_create_directory(path)
 
 
 @contextmanager

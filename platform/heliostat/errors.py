@@ -45,6 +45,14 @@ class Problem:
         return f"{sentence}; {self.hint}" if self.hint else sentence
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's text that says something; its type if none does. Only a
+    newline ends a line: a name may hold other separators.
+    """
+    lines = (line.strip() for line in str(error).split("\n"))
+    return next((line for line in lines if line), type(error).__name__)
+
+
 class UserError(HeliostatError):
     """What the user wrote, or pointed to, is wrong. Carries all problems at once."""
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from heliostat.catalog.files import SourceFile
 from heliostat.catalog.places import place_of
-from heliostat.errors import DataError, Problem
+from heliostat.errors import DataError, Problem, first_line
 from heliostat.spec.data import DeltaSource, IcebergSource
 
 HARMLESS_FEATURES = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
@@ -56,7 +56,7 @@ def _delta(source: DeltaSource) -> Table:
         table = DeltaTable(root, source.version, storage_options={"AWS_ALLOW_HTTP": "true"})
     except (DeltaError, TableNotFoundError, OSError, ValueError) as error:
         at = "" if source.version is None else f", version {source.version}"
-        message = f"`{source.delta}`{at}: {_first_line(error)}"
+        message = f"`{source.delta}`{at}: {first_line(error)}"
         raise DataError(Problem("data.source", message)) from error
     if strange := _strange_features(table):
         raise DataError(
@@ -116,7 +116,7 @@ def _iceberg(source: IcebergSource) -> Table:
         tasks = list(scan.plan_files())
     except (NoSuchTableError, ValueError, OSError) as error:
         at = "" if source.snapshot is None else f", snapshot {source.snapshot}"
-        message = f"`{source.iceberg}`{at}: {_first_line(error)}"
+        message = f"`{source.iceberg}`{at}: {first_line(error)}"
         raise DataError(Problem("data.source", message)) from error
     if any(task.delete_files for task in tasks):
         raise DataError(
@@ -171,10 +171,6 @@ def _field_id(field: pa.Field) -> bytes | None:
 
 def _plain(value: Any) -> int | str | None:
     return value if value is None or isinstance(value, int) else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _lacking(extra: str) -> DataError:

@@ -22,8 +22,12 @@ def command(storage: str | None, older_than: str, dry_run: bool, as_json: bool) 
     if seconds is None:
         raise UserError(Problem("--older-than", f"`{older_than}` is no duration", "write 30d"))
     from heliostat.storage.clean import find_stale, remove
+    from heliostat.storage.runs import MARKER
 
     opened = open_storage(storage)
+    if not (opened.root / MARKER).exists():
+        what = f"{opened.root} is no storage of heliostat's: it holds no {MARKER}"
+        raise UserError(Problem("--storage", what))
     found = find_stale(opened, seconds)
     for stale in found:
         if not dry_run:

@@ -87,5 +87,5 @@ def read_site() -> SiteSpec:
 
 
 def open_storage(location: str | None) -> Storage:
-    """The storage that a verb about runs looks into."""
-    return Storage.open(location or read_site().storage or DEFAULT_STORAGE)
+    """The storage that a verb about runs looks into; nothing is made there."""
+    return Storage.at(location or read_site().storage or DEFAULT_STORAGE)

@@ -61,9 +61,10 @@ def _placed(job: Job, target: str) -> str:
 
 def _differences(plan: Plan, run: str) -> list[str]:
     from heliostat.plan.diff import diff_lines
-    from heliostat.storage.files import read_json
+    from heliostat.storage.files import read_json, understood
     from heliostat.storage.runs import IDENTITY
 
     folder = open_storage(plan.job.spec.storage).find(run).path
-    job = read_json(folder / IDENTITY)["job"]
-    return list(diff_lines(plan, job, read_json(folder / "plan.json")))
+    with understood(folder / IDENTITY):
+        job = read_json(folder / IDENTITY)["job"]
+        return list(diff_lines(plan, job, read_json(folder / "plan.json")))

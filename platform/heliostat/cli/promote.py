@@ -22,7 +22,7 @@ def command(run: str, name: str, if_better: bool, as_json: bool, storage: str | 
     """Give a run's model a name: MODEL@ALIAS then stands for the run."""
     parse_name(name)
     place = open_storage(storage)
-    folder = place.find(run)
+    folder = place.find_model(run)
     from heliostat.run.promote import promote
 
     promotion = promote(place, folder, name, if_better)

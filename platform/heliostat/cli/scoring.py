@@ -24,7 +24,7 @@ def model_folder(storage: Storage, run: str) -> StorePath:
     """The model of a run, or a model folder given by its path."""
     if ("/" in run or Path(run).exists()) and (as_path(run) / "model.json").exists():
         return as_path(run)
-    folder = storage.find(run)
+    folder = storage.find_model(run)
     if not (folder.model / "model.json").exists():
         raise UserError(Problem(folder.reference, "has no finished model"))
     return folder.model

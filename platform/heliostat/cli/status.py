@@ -9,7 +9,7 @@ import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import open_storage, read_site, storage_option
-from heliostat.errors import Problem, UserError
+from heliostat.errors import Problem, UserError, first_line
 from heliostat.report.console import duration_text
 
 
@@ -55,5 +55,5 @@ def _line(state: dict[str, Any]) -> str:
     if state.get("eta_seconds") is not None and state["status"] == "RUNNING":
         parts.append(f"eta {duration_text(state['eta_seconds'])}")
     if state.get("error"):
-        parts.append(str(state["error"]).splitlines()[0])
+        parts.append(first_line(state["error"]))
     return "  ".join(parts)

@@ -57,7 +57,7 @@ def send(
 
     name = target or job.spec.cluster
     cluster = find_cluster(read_site(), name)
-    storage = open_storage(job.spec.storage)
+    storage = Storage.open(str(open_storage(job.spec.storage).root))
     rendered = destination(cluster).render(job, run_id, verb)
     attempt = _attempt(storage, rendered.run)
     submission, is_new = rendered.send()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from heliostat.data.encode import Encoder
 from heliostat.errors import Problem, UserError
 from heliostat.storage.cache import local_copy
-from heliostat.storage.files import read_json
+from heliostat.storage.files import read_json, understood
 from heliostat.storage.objects import as_path
 
 DESCRIPTION = "model.json"
@@ -27,7 +27,8 @@ def inherited(encoder: Encoder, location: str | None) -> Encoder:
     if location is None or not (as_path(location) / DESCRIPTION).exists():
         return encoder
     folder = local_copy(as_path(location))
-    old = Encoder.from_json(read_json(folder / DESCRIPTION)["transforms"], str(folder / "code"))
+    with understood(as_path(location) / DESCRIPTION):
+        old = Encoder.from_json(read_json(folder / DESCRIPTION)["transforms"], str(folder / "code"))
     before, now = _inputs(old), _inputs(encoder)
     if before != now:
         lacking = ", ".join(sorted(before - now)) or "none"

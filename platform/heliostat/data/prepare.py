@@ -31,7 +31,7 @@ from heliostat.errors import ArtifactError, DataError, Problem
 from heliostat.plan.inputs import PackedColumn
 from heliostat.plan.plan import Plan
 from heliostat.storage.clean import LEASES
-from heliostat.storage.files import FORMAT, encode_json, read_json, touch, write_json
+from heliostat.storage.files import FORMAT, encode_json, read_json, touch, understood, write_json
 from heliostat.storage.folders import (
     lasting_stage,
     new_file,
@@ -161,11 +161,13 @@ def _finished(stage: StorePath, unit: Unit) -> dict[str, Any] | None:
     """What an earlier attempt left of a unit, if it is whole."""
     try:
         result = read_json(_note(stage, unit))
+        with understood(_note(stage, unit)):
+            sizes = {shard["file"]: shard["bytes"] for shard in result["shards"]}
     except ArtifactError:
         return None
-    for shard in result["shards"]:
+    for name, size in sizes.items():
         try:
-            if (stage / shard["file"]).stat().st_size != shard["bytes"]:
+            if (stage / name).stat().st_size != size:
                 return None
         except FileNotFoundError:
             return None

@@ -17,7 +17,7 @@ from heliostat.data.hashing import Hashes, key_of, row_hashes
 from heliostat.data.pack import Packed, unpack
 from heliostat.errors import ArtifactError
 from heliostat.storage.cache import local_copy
-from heliostat.storage.files import read_json
+from heliostat.storage.files import read_json, understood
 from heliostat.storage.objects import StorePath
 
 MANIFEST = "manifest.json"
@@ -128,6 +128,11 @@ class Prepared:
 
 @lru_cache(maxsize=4)
 def _open(folder: Path) -> Prepared:
+    with understood(folder / MANIFEST):
+        return _read(folder)
+
+
+def _read(folder: Path) -> Prepared:
     manifest = read_json(folder / MANIFEST)
     shards, segments = [], []
     infinite: dict[str, int] = {}

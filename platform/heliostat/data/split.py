@@ -32,7 +32,7 @@ from heliostat.spec.data import (
     TimeSplit,
 )
 from heliostat.spec.identity import digest_of
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_json, understood, write_json
 from heliostat.storage.folders import publish_folder, stage_folder
 
 Rows = npt.NDArray[np.int64]
@@ -63,9 +63,10 @@ class SplitRows:
     @classmethod
     def open(cls, folder: Path) -> SplitRows:
         """Map the split in `folder`."""
-        sides = {side: np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES}
-        roles = np.load(path, mmap_mode="r") if (path := folder / ROLES).exists() else None
-        return cls(folder, sides, read_json(folder / MANIFEST)["dropped"], roles)
+        with understood(folder):
+            sides = {side: np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES}
+            roles = np.load(path, mmap_mode="r") if (path := folder / ROLES).exists() else None
+            return cls(folder, sides, read_json(folder / MANIFEST)["dropped"], roles)
 
     def parts(self, num_rows: int) -> tuple[PartLabels, npt.NDArray[np.bool_]]:
         """A label for each of the copy's rows (-1: not for training), and whether fold f trains

@@ -10,6 +10,7 @@ from heliostat.launch.own_code import keep
 from heliostat.spec.kuberay import KubeRaySpec
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster, Cluster
+from heliostat.storage.lines import split_lines
 
 
 class Rendered(Protocol):
@@ -105,7 +106,7 @@ class KubeDestination:
             for status in kube.changes(self.cluster, submission, begun):
                 yield f"kuberay   {status.sentence}"
         if not begun():
-            yield from kube.submitter_log(self.cluster, submission).splitlines()
+            yield from split_lines(kube.submitter_log(self.cluster, submission))
 
     def withdraw(self, submission: str) -> bool:
         """See `Destination`."""

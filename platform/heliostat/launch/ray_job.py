@@ -16,12 +16,13 @@ from typing import Any
 
 import heliostat
 from heliostat.catalog.code import CODE_FOLDER, PackedCode, copy_code
-from heliostat.errors import LaunchError, Problem, UserError
+from heliostat.errors import LaunchError, Problem, UserError, first_line
 from heliostat.launch.own_code import code_bytes, packed, storage_problems, with_code_at
 from heliostat.launch.token import headers_of
 from heliostat.spec.job import CodeSpec
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster
+from heliostat.storage.lines import split_lines
 from heliostat.storage.runs import ID_PATTERN, new_run_id
 
 JOB_FILE = "job.json"
@@ -166,7 +167,7 @@ def log_lines(cluster: AddressCluster, submission: str, follow: bool) -> Iterato
         ended, text = _output(cluster, submission, patience)
         patience = RECONNECT_SECONDS if follow else 0.0
         end = len(text) if ended else text.rfind("\n") + 1
-        yield from text[seen:end].splitlines()
+        yield from split_lines(text[seen:end])
         seen = max(seen, end)
         if ended or not follow:
             return
@@ -229,7 +230,7 @@ def _info(client: Any, submission: str) -> Any:
     except RuntimeError as error:
         if "404" in str(error):
             return None
-        raise LaunchError(str(error).splitlines()[0]) from error
+        raise LaunchError(first_line(error)) from error
     except OSError as error:
         raise _NoAnswerError(f"the cluster does not answer any more: {error}") from error
 
@@ -243,7 +244,7 @@ def _plain_errors(cluster: AddressCluster) -> Iterator[None]:
     except OSError as error:  # of `requests`, too
         raise _NoAnswerError(f"no Ray cluster answers at {cluster.address}") from error
     except (RuntimeError, RayError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        first = first_line(error)
         if "uthentication" in first or "401" in first or "403" in first:
             first = "it refuses our token; set `token_env` or `token_file` in the site file"
         raise LaunchError(f"the cluster at {cluster.address}: {first}") from error

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from heliostat.errors import ArtifactError
 from heliostat.spec.site import Cluster
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_as, write_json
+from heliostat.storage.lines import tell_once
 from heliostat.storage.objects import StorePath, matching
 from heliostat.storage.runs import Storage
 
@@ -49,17 +50,9 @@ def all_sent(storage: Storage) -> Iterator[Sent]:
     paths = sorted(matching(_folder(storage), "*.json"), key=lambda path: path.stat().st_mtime)
     for path in paths:
         try:
-            value = read_json(path)
-        except ArtifactError:
-            continue
-        yield Sent(
-            value["name"],
-            value["run_id"],
-            CLUSTER.validate_python(value["cluster"]),
-            value["submission_id"],
-            value.get("verb", "run"),
-            value.get("after_attempt", 0),
-        )
+            yield read_as(path, Sent)
+        except ArtifactError as error:
+            tell_once(f"{error}; it is skipped")
 
 
 def find_sent(storage: Storage, reference: str) -> Sent | None:

@@ -15,6 +15,8 @@ from heliostat.errors import (
 )
 from heliostat.report.console import Console
 from heliostat.report.result import Result
+from heliostat.storage.lines import tell_once
+from heliostat.storage.rows import line_fault
 from heliostat.storage.runs import RUNNING_STATES, RunFolder
 from heliostat.storage.segments import read_rows
 
@@ -57,13 +59,17 @@ def new_lines(
     folder: RunFolder, goes_on: Callable[[], bool], only_new: bool = False
 ) -> Iterator[str]:
     """The run's log lines in order, each once, while `goes_on()` and then to the end."""
-    seen = sum(1 for _ in read_rows(folder.logs)) if only_new else 0
+    seen = sum(1 for _ in read_rows(folder.logs, _later, line_fault)) if only_new else 0
     while True:
         more = goes_on()  # before the lines, so that the last ones are read after the end
-        rows = list(read_rows(folder.logs))
+        rows = list(read_rows(folder.logs, _later if more else tell_once, line_fault))
         for row in rows[seen:]:
             yield str(row["line"])
         seen = max(seen, len(rows))
         if not more:
             return
         time.sleep(POLL_SECONDS)
+
+
+def _later(text: str) -> None:
+    """What is skipped now may be a line on its way; what stays is told at the end."""

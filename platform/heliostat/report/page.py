@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from statistics import stdev
@@ -17,8 +16,10 @@ from heliostat.report.figures import confusion_figure, curve_figure, residual_fi
 from heliostat.report.leaderboard import importances, num_alike, ranked
 from heliostat.report.result import Result
 from heliostat.report.sweep_figures import importance_figure, parallel_figure, rung_figure
-from heliostat.storage.files import read_json, write_bytes
+from heliostat.storage.files import read_json, understood, write_bytes
+from heliostat.storage.lines import read_lines, tell_once
 from heliostat.storage.objects import StorePath, matching
+from heliostat.storage.rows import ledger_fault, metric_fault
 from heliostat.storage.runs import RunFolder
 from heliostat.storage.segments import read_rows
 
@@ -37,7 +38,7 @@ def write_report(folder: RunFolder) -> StorePath:
 
 def render_page(folder: RunFolder, result: Result) -> str:
     """The page as text."""
-    rows = list(read_rows(folder.metrics))
+    rows = list(read_rows(folder.metrics, fault=metric_fault))
     trials = _trials(folder, result)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["number"] = number_text
@@ -68,7 +69,7 @@ def _figures(
     figures = []
     if trials:
         metric = str(result.objective["metric"])
-        rungs = [row for row in read_rows(_ledger(folder)) if row["kind"] == "rung"]
+        rungs = _ledger_rows(folder, "rung")
         figures.append(parallel_figure(trials, metric))
         figures.append(importance_figure(importances(trials, _comparable(trials, rungs))))
         figures.append(rung_figure(rungs, trials, metric, _unit(folder)))
@@ -78,36 +79,48 @@ def _figures(
         )
     elif rows:
         figures.append(curve_figure(rows, str(result.objective["metric"]), by_trial=False))
-    try:
-        details = read_json(folder.path / "details.json")
-    except ArtifactError:
-        return [figure for figure in figures if figure]
-    side = "test" if "test" in details else "validation"
-    picture = details.get(side, {})
-    if "confusion" in picture:
-        figures.append(confusion_figure(picture, side))
-    elif "residuals" in picture:
-        figures.append(residual_figure(picture["residuals"], side))
+    figures.append(_picture(folder))
     return [figure for figure in figures if figure]
+
+
+def _picture(folder: RunFolder) -> str:
+    """What the model gets wrong; empty where nothing was kept of it."""
+    path = folder.path / "details.json"
+    if not path.exists():
+        return ""
+    try:
+        details = read_json(path)
+        with understood(path):
+            side = "test" if "test" in details else "validation"
+            picture = details.get(side, {})
+            if "confusion" in picture:
+                return confusion_figure(picture, side)
+            return residual_figure(picture["residuals"], side) if "residuals" in picture else ""
+    except ArtifactError as error:
+        tell_once(f"{error}; its figure is left out")
+        return ""
 
 
 def _trials(folder: RunFolder, result: Result) -> list[Row]:
     """Final rows of the name's ledger, best first; only for a run that was a sweep."""
     if result.best is None:
         return []
-    final = {row["id"]: row for row in read_rows(_ledger(folder)) if row["kind"] == "final"}
+    final = {row["id"]: row for row in _ledger_rows(folder, "final")}
     return ranked(list(final.values()), str(result.objective["goal"]))
 
 
-def _ledger(folder: RunFolder) -> StorePath:
-    return folder.path.parent / "trials"
+def _ledger_rows(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    rows = read_rows(folder.path.parent / "trials", fault=ledger_fault)
+    return [row for row in rows if row["kind"] == kind]
 
 
 def _unit(folder: RunFolder) -> str:
     """What the length of training is counted in."""
+    path = folder.path / "plan.json"
     try:
-        return next(iter(read_json(folder.path / "plan.json")["length"]))
-    except (ArtifactError, KeyError):
+        with understood(path):
+            return str(next(iter(read_json(path)["length"]), "progress"))
+    except ArtifactError:
         return "progress"
 
 
@@ -120,10 +133,9 @@ def _comparable(trials: Sequence[Row], rungs: Sequence[Row]) -> dict[str, float]
 
 
 def _trial_rows(folder: RunFolder) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in matching(folder.metrics, "trial-*.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
+        rows += read_lines(path, tell_once, metric_fault)
     return rows
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_as, write_json
 from heliostat.storage.objects import StorePath
 
 FILE = "result.json"
@@ -52,6 +52,4 @@ class Result:
     @classmethod
     def load(cls, folder: StorePath) -> Result:
         """Read `result.json`; unknown keys of newer versions are ignored."""
-        value = read_json(folder / FILE)
-        known = {key: value[key] for key in cls.__dataclass_fields__ if key in value}
-        return cls(**known)
+        return read_as(folder / FILE, cls)

@@ -53,7 +53,7 @@ def with_beginning(job: Job, storage: Storage) -> Job:
             raise UserError(job.problem("model.init_from", f"`{place}`: no such file or folder"))
         return job
     try:
-        folder = storage.find(place)
+        folder = storage.find_model(place)
     except UserError as error:
         first = error.problems[0]
         raise UserError(

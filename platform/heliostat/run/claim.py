@@ -14,12 +14,22 @@ from heliostat.plan.plan import Plan
 from heliostat.report.console import Console
 from heliostat.spec.identity import digest_of
 from heliostat.spec.job import JobSpec
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_as, write_json
 from heliostat.storage.lease import Lease
+from heliostat.storage.lines import tell_once
 from heliostat.storage.runs import IDENTITY, RunFolder, Storage, new_run_id
 
 FREE_KEYS = ("scale", "limits", "cluster", "labels", "storage", "secrets", "track")
 GROWING_KEYS = ("trials", "concurrency", "space")
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What a run began as."""
+
+    identity: str
+    fixed: dict[str, Any]
+    job: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,10 +96,11 @@ def _check_same_job(
     folder: RunFolder, spec: JobSpec, fixed: Mapping[str, Any], console: Console
 ) -> None:
     try:
-        stored = read_json(folder.path / IDENTITY)
+        stored = read_as(folder.path / IDENTITY, _Identity)
     except ArtifactError as error:
-        raise UserError(str(error)) from error
-    changed = differences(stored["fixed"], fixed)
+        what = f"{error}; it cannot be seen whether the job is still the same"
+        raise UserError(Problem(folder.reference, what, "start a new run")) from error
+    changed = differences(stored.fixed, fixed)
     if changed:
         listed = "; ".join(f"{key}: {old!r} became {new!r}" for key, old, new in changed)
         raise PlanError(
@@ -101,15 +112,16 @@ def _check_same_job(
             )
         )
     now = spec.model_dump(mode="json", by_alias=True)
-    for key, old, new in differences(stored["job"], now):
+    for key, old, new in differences(stored.job, now):
         console.line(f"changed   {key}: {old!r} -> {new!r}")
 
 
 def _mention_interrupted(plan: Plan, storage: Storage, identity: str, console: Console) -> None:
     for folder in reversed(list(storage.runs(plan.job.spec.name))):
         try:
-            same = read_json(folder.path / IDENTITY)["identity"] == identity
-        except ArtifactError:
+            same = read_as(folder.path / IDENTITY, _Identity).identity == identity
+        except ArtifactError as error:
+            tell_once(f"{error}; this run is passed over")
             continue
         if same and folder.read_state()["status"] in ("INTERRUPTED", "STOPPED"):
             console.line(

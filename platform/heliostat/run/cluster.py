@@ -15,7 +15,14 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from heliostat.errors import LaunchError, PlacementError, Problem, StorageError, UserError
+from heliostat.errors import (
+    LaunchError,
+    PlacementError,
+    Problem,
+    StorageError,
+    UserError,
+    first_line,
+)
 from heliostat.plan.plan import Plan
 from heliostat.run.embedded import start_one_node
 from heliostat.signals import handlers_kept
@@ -58,7 +65,7 @@ def connected(
         with handlers_kept():
             cluster = _join(address, meanwhile) if address else _embed(meanwhile)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise LaunchError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        raise LaunchError(f"no Ray cluster at {address}: {first_line(error)}") from error
     try:
         # Ray prints what its raylets report; stdout is for data.
         with redirect_stdout(sys.stderr):

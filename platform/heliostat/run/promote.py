@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from heliostat.data.inherit import DESCRIPTION
-from heliostat.errors import HeliostatError, Problem, UserError
+from heliostat.errors import ArtifactError, HeliostatError, Problem, UserError
 from heliostat.report.result import Result
+from heliostat.storage.files import read_json, understood
 from heliostat.storage.lease import Lease
+from heliostat.storage.lines import tell_once
 from heliostat.storage.promoted import lock_place, read_promoted, write_promoted
 from heliostat.storage.runs import RunFolder, Storage
 
@@ -37,7 +39,7 @@ def promote(storage: Storage, folder: RunFolder, name: str, if_better: bool) -> 
         raise HeliostatError(f"`{name}` is being changed by another process; try again")
     with lease.kept():
         value = _value(folder)
-        now = read_promoted(storage.root, name)
+        now = _now(storage, name, if_better)
         if now is not None and now["run"] == folder.reference:
             return Promotion(True, f"{name} is {folder.reference} already")
         reason = f"{name} is {folder.reference} now"
@@ -46,14 +48,30 @@ def promote(storage: Storage, folder: RunFolder, name: str, if_better: bool) -> 
             if not is_better:
                 return Promotion(False, f"{name} stays {now['run']}: {compared}")
             reason = f"{reason}: {compared}"
-        write_promoted(storage.root, name, value)
+        write_promoted(storage.root, name, value, now)
     return Promotion(True, reason)
+
+
+def _now(storage: Storage, name: str, if_better: bool) -> dict[str, Any] | None:
+    """What has the name. What cannot be read is replaced, unless it is to be compared with."""
+    try:
+        return read_promoted(storage.root, name)
+    except ArtifactError as error:
+        if if_better:
+            raise
+        tell_once(f"{error}; it is replaced")
+        return None
 
 
 def _value(folder: RunFolder) -> dict[str, Any]:
     status = folder.read_state()["status"]
     if status != "SUCCEEDED" or not (folder.model / DESCRIPTION).exists():
         raise UserError(Problem("promote", f"{folder.reference} is {status}: it has no model"))
+    description = read_json(folder.model / DESCRIPTION)
+    with understood(folder.model / DESCRIPTION):
+        missing = [name for name in description["files"] if not (folder.model / name).exists()]
+    if missing:
+        raise UserError(Problem("promote", f"{folder.model / missing[0]} is missing"))
     result = Result.load(folder.path)
     metric = str(result.objective["metric"])
     return {

@@ -4,6 +4,7 @@ checkpoints. Nothing outside a folder that carries our marker is ever looked at.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
 
 MANIFEST = "manifest.json"  # of a prepared copy: there once it is whole
 TRIALS = "trials"  # of a name: its ledger, and what its sweeps leave
+DIGEST_PATTERN = re.compile(r"[0-9a-f]{32,64}\Z")  # the name of a prepared copy
 LEASES = ".leases"  # in `prepared`: who prepares which copy
 LEFTOVER_SECONDS = 3600.0  # a stage that nobody has touched for so long has no writer any more
 
@@ -73,24 +75,26 @@ def _unfinished(storage: Storage) -> list[StorePath]:
 
 
 def _copies(storage: Storage, before: float) -> Iterator[Stale]:
-    used = {_prepared_of(run) for run in storage.runs() if _status(run) in RUNNING_STATES}
+    unsure = (*RUNNING_STATES, "UNKNOWN")
+    used = {_prepared_of(run) for run in storage.runs() if _status(run) in unsure}
     for manifest in matching(storage.prepared, f"*/{MANIFEST}"):
         copy = manifest.parent
-        if copy.name not in used and manifest.stat().st_mtime < before:
+        if (
+            DIGEST_PATTERN.match(copy.name)
+            and copy.name not in used
+            and manifest.stat().st_mtime < before
+        ):
             yield _stale(copy, "a prepared copy that no run has opened since")
 
 
 def _status(run: RunFolder) -> str:
-    try:
-        return str(run.read_state()["status"])
-    except ArtifactError:
-        return "UNKNOWN"
+    return str(run.read_state()["status"])
 
 
 def _prepared_of(run: RunFolder) -> str | None:
     try:
-        return str(read_json(run.path / "plan.json")["prepared_digest"])
-    except (ArtifactError, KeyError):
+        return str(read_json(run.path / "plan.json").get("prepared_digest"))
+    except ArtifactError:
         return None
 
 

@@ -14,14 +14,18 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from heliostat.errors import ArtifactError, StorageError
+from pydantic import TypeAdapter, ValidationError
+
+from heliostat.errors import ArtifactError, HeliostatError, StorageError, first_line
 from heliostat.storage.objects import ObjectPath, StorePath
 
 FORMAT = 1
 STAGE_PREFIX = ".stage-"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+Value = TypeVar("Value")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM_TEXT = "No space left on device"  # in the errors of libraries, which carry no number
 
 
 def write_bytes(path: StorePath, content: bytes) -> None:
@@ -64,17 +68,34 @@ def touch(path: StorePath) -> None:
 
 @contextmanager
 def on_full_disk(path: Path) -> Iterator[None]:
-    """Say where a disk has no room left, or fails.
+    """Say where a disk has no room left, or fails in another way.
 
     Raises:
-        StorageError: in place of the operating system's error.
+        StorageError: in place of the operating system's error, or a library's about a full disk.
     """
     try:
         yield
+    except FileExistsError:
+        raise
     except OSError as error:
-        if error.errno not in FULL:
+        raise StorageError(_why(path, error.errno, error.strerror or str(error))) from error
+    except Exception as error:
+        if isinstance(error, HeliostatError) or NO_ROOM_TEXT not in str(error):
             raise
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+        raise StorageError(_why(path, errno.ENOSPC, NO_ROOM_TEXT)) from error
+
+
+def _why(path: Path, number: int | None, reason: str) -> str:
+    sentence = f"{path}: cannot be written: {reason}"
+    if number not in NO_ROOM:
+        return sentence
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    room = os.statvfs(folder)
+    no_names = ", and no file more may be made" if room.f_files and not room.f_favail else ""
+    return (
+        f"{sentence} ({room.f_bavail * room.f_frsize:,} bytes free in {folder}{no_names}); make "
+        "room, then repeat the command: a run goes on with `--resume`"
+    )
 
 
 def write_json(path: StorePath, value: Mapping[str, Any]) -> None:
@@ -110,7 +131,9 @@ def read_json(path: StorePath) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: is damaged ({error})") from error
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise ArtifactError(f"{path}: carries no `format`; it was not written by heliostat")
@@ -120,6 +143,42 @@ def read_json(path: StorePath) -> dict[str, Any]:
             "install a newer heliostat"
         )
     return value
+
+
+def read_as(path: StorePath, kind: type[Value]) -> Value:
+    """The JSON object at `path` as a `kind` (a dataclass or a TypedDict). Keys of newer versions
+    are left out.
+
+    Raises:
+        ArtifactError: as `read_json`, or the object is of another kind.
+    """
+    value = read_json(path)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        what = f"is not what heliostat writes there: {_first(error)}"
+        raise ArtifactError(f"{path}: {what}") from None
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    name = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"`{name}`: {message[:1].lower()}{message[1:]}"
+
+
+@contextmanager
+def understood(path: StorePath) -> Iterator[None]:
+    """For the body that takes apart what was read at `path`, and meets what it did not expect.
+
+    Raises:
+        ArtifactError: in place of Python's own error.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = first_line(error) if not isinstance(error, KeyError) else f"no {error}"
+        raise ArtifactError(f"{path}: is not what heliostat writes there: {what}") from error
 
 
 def sync_folder(folder: Path) -> None:

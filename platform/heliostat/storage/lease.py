@@ -8,58 +8,97 @@ A holder is alive while its heartbeat is young, or, on its own machine, while it
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from heliostat.errors import ArtifactError, LeaseLostError, StorageError
-from heliostat.storage.files import FORMAT, create_bytes, encode_json, read_json, write_json
+from heliostat.storage.files import FORMAT, create_bytes, encode_json, read_as, write_json
 from heliostat.storage.objects import StorePath, matching
 
 HEARTBEAT_SECONDS = 2.0
 EXPIRY_SECONDS = 30.0
+MEND_SECONDS, LOOK_SECONDS = 3 * HEARTBEAT_SECONDS, 0.2
+CLAIM_PATTERN = re.compile(r"\d{5,9}\.json\Z")
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who holds a run: where it lives, and when it was last heard of."""
+class _Claim:
+    """What a claim says. `machine` tells two hosts of one name apart; older claims lack it."""
 
-    token: int
     host: str
     pid: int
     started: float
     heartbeat: float
     released: bool
+    machine: str = ""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run; `written` is when the storage got its claim, which is None if it cannot be
+    read.
+    """
+
+    token: int
+    written: float
+    claim: _Claim | None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, on its own machine."""
+        return self.claim.pid if self.claim is not None else None
 
     @property
     def alive(self) -> bool:
         """Whether the holder still works on the run, as far as can be told from here."""
-        if self.released:
+        now, claim = time.time(), self.claim
+        if claim is None:  # its next heartbeat would have mended it
+            return now - self.written < MEND_SECONDS
+        if claim.released:
             return False
-        if self.host == socket.gethostname():
-            return process_start(self.pid) == self.started
-        return time.time() - self.heartbeat < EXPIRY_SECONDS
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        if claim.host == socket.gethostname() and claim.machine in ("", this_machine()):
+            if process_start(claim.pid) == claim.started:
+                return True
+            if claim.machine:
+                return False
+        # Of a clock that is far ahead of ours only the storage can say when it spoke.
+        is_ahead = claim.heartbeat > now + EXPIRY_SECONDS
+        return now - (self.written if is_ahead else claim.heartbeat) < EXPIRY_SECONDS
 
 
 def read_holder(folder: StorePath) -> Holder | None:
     """The present holder of the lease in `folder`, alive or not."""
-    claims = matching(folder, "[0-9]*.json")
+    claims = [path for path in matching(folder, "*.json") if CLAIM_PATTERN.match(path.name)]
     if not claims:
         return None
+    newest = max(claims, key=lambda path: int(path.stem))
     try:
-        value = read_json(claims[-1])
+        claim = read_as(newest, _Claim)
     except ArtifactError:
-        return None
-    value.pop("format")
-    return Holder(token=int(claims[-1].stem), **value)
+        claim = None
+    try:
+        written = newest.stat().st_mtime
+    except FileNotFoundError:
+        written = 0.0
+    return Holder(int(newest.stem), written, claim)
+
+
+@cache
+def this_machine() -> str:
+    """What tells this machine, or container, from another one of the same name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 class Lease:
@@ -72,8 +111,11 @@ class Lease:
     def acquire(cls, folder: StorePath) -> Lease | None:
         """Take the lease; None if a living holder has it."""
         holder = read_holder(folder)
-        if holder is not None and holder.alive:
-            return None
+        while holder is not None and holder.alive:
+            if holder.claim is not None:
+                return None
+            time.sleep(LOOK_SECONDS)
+            holder = read_holder(folder)
         token = (holder.token if holder else 0) + 1
         claimed = create_bytes(_claim_path(folder, token), encode_json(_claim()))
         return cls(folder, token) if claimed else None
@@ -94,8 +136,12 @@ class Lease:
 
         def pump() -> None:
             while not done.wait(HEARTBEAT_SECONDS):
-                with suppress(StorageError):  # it may come back before the lease expires
+                try:
                     self.beat()
+                except LeaseLostError:
+                    return
+                except StorageError:
+                    continue  # it may come back before the lease expires
 
         thread = threading.Thread(target=pump, daemon=True, name="lease")
         thread.start()
@@ -104,7 +150,8 @@ class Lease:
         finally:
             done.set()
             thread.join()
-            self.release()
+            with suppress(StorageError):  # the lease then ends with this process
+                self.release()
 
     def release(self) -> None:
         """Give the run back, so that the next process need not wait for the expiry."""
@@ -152,4 +199,5 @@ def _claim() -> dict[str, Any]:
         "started": process_start(pid) or 0.0,
         "heartbeat": time.time(),
         "released": False,
+        "machine": this_machine(),
     }

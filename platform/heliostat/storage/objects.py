@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliostat.errors import Problem, StorageError, UserError
+from heliostat.errors import Problem, StorageError, UserError, first_line
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -284,4 +284,4 @@ def _reason(error: Exception) -> str:
         code = text.partition("<Code>")[2].partition("<")[0]
         message = text.partition("<Message>")[2].partition("<")[0]
         return f"the store refuses: {code} ({message})" if message else f"the store refuses: {code}"
-    return text.strip().splitlines()[0]
+    return first_line(error)

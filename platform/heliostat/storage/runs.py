@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from heliostat.errors import ArtifactError, Problem, StorageError, UserError
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_as, write_json
 from heliostat.storage.lease import read_holder
-from heliostat.storage.objects import ObjectPath, StorePath, as_path
+from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.promoted import aliases, read_promoted
 
 ID_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}")
+NAME_PATTERN = re.compile(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?")  # of a job
 MARKER = "heliostat.json"
-DEFAULT_STORAGE = "runs"  # in the current folder
+OTHER_STORAGE = "name another one by `storage`"
+DEFAULT_STORAGE = "runs"  # beside the job file; for what has none, in the current folder
 IDENTITY = "identity.json"  # what a run began as; the first file of its folder
+STATE = "state.json"
 RUNNING_STATES = ("PENDING", "RUNNING")
+Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED", "INTERRUPTED"]
+
+
+class State(BaseModel, extra="allow"):
+    """What `state.json` must hold, and the types of what it may."""
+
+    status: Status
+    attempt: int = 0
+    labels: dict[str, str] = {}
+    progress: float = 0.0
+    eta_seconds: float | None = None
+    error: str | None = None
+    next: str = ""
+    placement: dict[str, str] = {}
+    hours: dict[str, float] = {}
+
+
+class _Result(BaseModel):
+    """What the result of a run that succeeded must hold."""
+
+    name: str
+    run: str
+    objective: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,22 +67,32 @@ class Storage:
         Raises:
             UserError: the folder cannot be made or written.
         """
+        storage = cls.at(location)
+        try:
+            storage.root.mkdir(parents=True, exist_ok=True)
+            if not (storage.root / MARKER).exists():
+                write_json(storage.root / MARKER, {"what": "heliostat storage"})
+        except StorageError as error:
+            raise UserError(Problem("storage", str(error), OTHER_STORAGE)) from None
+        except OSError as error:
+            what = f"`{storage.root}` cannot be written: {error.strerror or error}"
+            raise UserError(Problem("storage", what, OTHER_STORAGE)) from None
+        return storage
+
+    @classmethod
+    def at(cls, location: str) -> Storage:
+        """The storage at `location`, to be looked into: nothing is made there.
+
+        Raises:
+            UserError: it is no place we know, or its store does not answer.
+        """
         root = as_path(location)
         if isinstance(root, Path):
-            root = root.expanduser().absolute()  # workers have other current folders
+            return cls(root.expanduser().absolute())  # workers have other current folders
         try:
-            if isinstance(root, ObjectPath):
-                root.reach()
-            root.mkdir(parents=True, exist_ok=True)
-            if not (root / MARKER).exists():
-                write_json(root / MARKER, {"what": "heliostat storage"})
+            root.reach()
         except StorageError as error:
             raise UserError(Problem("storage", str(error))) from None
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise UserError(
-                Problem("storage", f"`{location}` cannot be written: {reason}")
-            ) from None
         return cls(root)
 
     @property
@@ -75,11 +113,15 @@ class Storage:
         return RunFolder(self.root / "runs" / name / run_id)
 
     def runs(self, name: str | None = None) -> Iterator[RunFolder]:
-        """Every run, oldest first."""
-        folders = (self.root / "runs").glob(f"{name or '*'}/*/state.json")
-        runs = [path.parent for path in folders if (path.parent / IDENTITY).exists()]
-        for folder in sorted(runs, key=lambda folder: (folder / IDENTITY).stat().st_mtime):
-            yield RunFolder(folder)
+        """Every run, oldest first; what others have put beside them is none."""
+        begun: list[tuple[float, RunFolder]] = []
+        for path in (self.root / "runs").glob(f"{name or '*'}/*/{IDENTITY}"):
+            try:
+                begun.append((path.stat().st_mtime, RunFolder(path.parent)))
+            except (OSError, StorageError):
+                continue  # it has been removed meanwhile
+        for _, folder in sorted(begun, key=lambda entry: entry[0]):
+            yield folder
 
     def find(self, reference: str) -> RunFolder:
         """The run called NAME (its latest), NAME/ID or MODEL@ALIAS, or the folder of one.
@@ -87,20 +129,52 @@ class Storage:
         Raises:
             UserError: there is none.
         """
+        if (folder := self._exactly(reference)) is not None:
+            return folder
+        if runs := self._called(reference):
+            return runs[-1]
+        raise UserError(self._nothing_like(reference))
+
+    def find_model(self, reference: str) -> RunFolder:
+        """As `find`, where NAME is its latest run that succeeded: the run of a finished model.
+
+        Raises:
+            UserError: there is none.
+        """
+        if (folder := self._exactly(reference)) is not None:
+            return folder
+        runs = self._called(reference)
+        if not runs:
+            raise UserError(self._nothing_like(reference))
+        for folder in reversed(runs):
+            if folder.read_state()["status"] == "SUCCEEDED":
+                return folder
+        latest = runs[-1]
+        what = f"no run of `{reference}` has succeeded; {latest.reference}, the latest, is "
+        raise UserError(Problem(str(self.root), what + str(latest.read_state()["status"])))
+
+    def _exactly(self, reference: str) -> RunFolder | None:
+        """The run called NAME/ID or MODEL@ALIAS, or a run's folder."""
         if "@" in reference and "/" not in reference:
             return self._promoted(reference)
         name, _, run_id = reference.partition("/")
-        named = self.root / "runs" / name / run_id
-        if ID_PATTERN.fullmatch(run_id) and (named / "state.json").exists():
-            return RunFolder(named)
-        if not run_id and (runs := list(self.runs(name))):
-            return runs[-1]
+        named = RunFolder(self.root / "runs" / reference)
+        if ID_PATTERN.fullmatch(run_id) and NAME_PATTERN.fullmatch(name) and named.exists:
+            return named
+        if not run_id and self._called(name):
+            return None
         folder = as_path(reference)
-        if (folder / "state.json").exists():
-            return RunFolder(folder.resolve() if isinstance(folder, Path) else folder)
+        found = RunFolder(folder.resolve() if isinstance(folder, Path) else folder)
+        return found if found.exists else None
+
+    def _called(self, name: str) -> list[RunFolder]:
+        return list(self.runs(name)) if NAME_PATTERN.fullmatch(name) else []
+
+    def _nothing_like(self, reference: str) -> Problem:
         known = sorted({folder.name for folder in self.runs()})
-        hint = f"known names: {', '.join(known)}" if known else "there is no run yet"
-        raise UserError(Problem(str(self.root), f"no run `{reference}` here", hint))
+        hint = f"known names: {', '.join(known)}" if known else "there is no run here yet"
+        elsewhere = "`--storage` names another place; a job's own is `runs` beside its file"
+        return Problem(str(self.root), f"no run `{reference}` here", f"{hint}. {elsewhere}")
 
     def _promoted(self, name: str) -> RunFolder:
         value = read_promoted(self.root, name)
@@ -162,11 +236,19 @@ class RunFolder:
         """Present once somebody asked the run to stop."""
         return self.path / "stop.json"
 
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / IDENTITY).exists() or (self.path / STATE).exists()
+
     def read_state(self) -> dict[str, Any]:
-        """`state.json`, told as it is: a run nobody drives any more is INTERRUPTED, and one
-        without a whole `result.json` is never SUCCEEDED.
+        """`state.json`, told as it is: a run nobody drives any more is INTERRUPTED, one without a
+        whole `result.json` is never SUCCEEDED, and one whose state cannot be read is UNKNOWN.
         """
-        state = read_json(self.path / "state.json")
+        try:
+            state = read_as(self.path / STATE, State).model_dump(exclude_unset=True)
+        except ArtifactError as error:
+            return {"status": "UNKNOWN", "error": str(error)}
         if state["status"] in RUNNING_STATES:
             holder = read_holder(self.lease)
             if holder is None or not holder.alive:
@@ -174,7 +256,7 @@ class RunFolder:
                 state["error"] = "its process is gone; no heartbeat"
         elif state["status"] == "SUCCEEDED":
             try:
-                read_json(self.path / "result.json")
+                read_as(self.path / "result.json", _Result)
             except ArtifactError as error:
                 state["status"], state["error"] = "UNKNOWN", str(error)
         return state

@@ -1,7 +1,7 @@
 """Rows of JSON in numbered segments: `00000.jsonl`, `00001.jsonl`, ...
 
-Object stores cannot append, so a log is a folder of segments. A segment grows by whole lines;
-a reader ignores a last line that has no end.
+Object stores cannot append, so a log is a folder of segments. A segment grows by whole lines; a
+reader skips what is damaged, and says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from heliostat.storage.files import create_bytes, finite, write_bytes
-from heliostat.storage.lines import Lines
+from heliostat.storage.lines import Fault, Lines, Note, no_fault, read_lines, tell_once
 from heliostat.storage.objects import ObjectPath, StorePath, matching
 
 ROWS_PER_SEGMENT = 10_000
@@ -55,18 +55,14 @@ class Segments:
         return Lines(path)
 
 
-def read_rows(folder: StorePath) -> Iterator[dict[str, Any]]:
-    """All whole rows of all segments, in order."""
+def read_rows(
+    folder: StorePath, note: Note = tell_once, fault: Fault = no_fault
+) -> Iterator[dict[str, Any]]:
+    """All rows of all segments, in order; see `read_lines`."""
     for path in segment_paths(folder):
-        yield from _rows_in(path)
+        yield from read_lines(path, note, fault)
 
 
 def segment_paths(folder: StorePath) -> list[StorePath]:
     """The segments of a log, in order."""
     return matching(folder, "[0-9][0-9][0-9][0-9][0-9].jsonl")
-
-
-def _rows_in(path: StorePath) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)

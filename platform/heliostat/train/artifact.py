@@ -24,7 +24,7 @@ from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.spec.read import ReadSpec
 from heliostat.storage.cache import local_copy
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_json, understood, write_json
 from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, OpenData
@@ -134,34 +134,35 @@ def load_model(stored_folder: StorePath) -> TrainedModel:
     """The model in a folder; own code is imported from the copy kept with it.
 
     Raises:
-        ArtifactError: a file is missing, changed, or of a newer format.
+        ArtifactError: a file is missing, changed, or of another format.
     """
     read_json(stored_folder / DESCRIPTION)
     folder = local_copy(stored_folder)
     value = read_json(folder / DESCRIPTION)
+    with understood(stored_folder / DESCRIPTION):
+        _check_files(value, folder)
+        spec: ModelSpec = TypeAdapter(Model).validate_python(value["model"])
+        shape = Shape.from_json(value["shape"])
+        name, task, kind, objective = (value[k] for k in ("name", "task", "kind", "objective"))
+        inputs = tuple(_own_input(column, folder) for column in value["features"])
+        encoder = Encoder.from_json(value["transforms"], str(folder / CODE_FOLDER))
+        target = _own_target(value, folder) if task == "language" else None
+        shares = {name: Share(**share) for name, share in value.get("shares", {}).items()}
+        read = ReadSpec.model_validate(value["read"]) if value.get("read") is not None else None
+    predictor = load_predictor(spec, shape, folder)
+    return TrainedModel(
+        name, task, kind, objective, inputs, encoder, predictor, spec, shape, target,
+        value.get("types", {}), shares, read,
+    )  # fmt: skip
+
+
+def _check_files(value: Mapping[str, Any], folder: Path) -> None:
     for name, digest in value["files"].items():
         if not (folder / name).exists() or sha256_of(folder / name) != digest:
             raise ArtifactError(f"{folder / name}: is missing or changed since it was trained")
     code = folder / CODE_FOLDER
     if code.exists() and code_digest(code) != value["digests"]["code"]:
         raise ArtifactError(f"{code}: has changed since the model was trained")
-    spec: ModelSpec = TypeAdapter(Model).validate_python(value["model"])
-    shape = Shape.from_json(value["shape"])
-    return TrainedModel(
-        value["name"],
-        value["task"],
-        value["kind"],
-        value["objective"],
-        tuple(_own_input(column, folder) for column in value["features"]),
-        Encoder.from_json(value["transforms"], str(folder / CODE_FOLDER)),
-        load_predictor(spec, shape, folder),
-        spec,
-        shape,
-        _own_target(value, folder) if value["task"] == "language" else None,
-        value.get("types", {}),
-        {name: Share(**share) for name, share in value.get("shares", {}).items()},
-        ReadSpec.model_validate(value["read"]) if value.get("read") is not None else None,
-    )
 
 
 def _own_input(value: Mapping[str, Any], folder: Path) -> InputColumn:

@@ -7,6 +7,7 @@ keeps a superseded process out.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from heliostat.errors import ArtifactError
 from heliostat.storage.cache import local_copy
-from heliostat.storage.files import STAGE_PREFIX, read_json, write_json
+from heliostat.storage.files import STAGE_PREFIX, read_json, understood, write_json
 from heliostat.storage.folders import (
     publish_folder,
     remove_files,
@@ -29,6 +30,7 @@ from heliostat.storage.lease import check_token
 from heliostat.storage.objects import ObjectPath, StorePath
 
 MANIFEST = "manifest.json"
+STEP_PATTERN = re.compile(r"step-\d+\Z")
 Files = dict[str, dict[str, Any]]  # of each file its `bytes` and `sha256`
 
 
@@ -153,7 +155,7 @@ class CommittedCheckpoints:
                 checkpoint = self._verified(folder)
             except ArtifactError:
                 continue
-            if checkpoint.manifest["best"]:
+            if checkpoint.manifest.get("best"):
                 return checkpoint
         return None
 
@@ -164,9 +166,14 @@ class CommittedCheckpoints:
                 remove_folder(folder, MANIFEST)
 
     def _folders(self) -> list[StorePath]:
-        return sorted(self.folder.glob("step-*"), key=lambda folder: folder.name)
+        found = (path for path in self.folder.glob("step-*") if STEP_PATTERN.match(path.name))
+        return sorted(found, key=lambda folder: folder.name)
 
     def _verified(self, stored_folder: StorePath) -> Checkpoint:
+        with understood(stored_folder / MANIFEST):
+            return self._read(stored_folder)
+
+    def _read(self, stored_folder: StorePath) -> Checkpoint:
         read_json(stored_folder / MANIFEST)  # before anything is copied for it
         folder = local_copy(stored_folder)
         manifest = read_json(folder / MANIFEST)
@@ -203,7 +210,7 @@ def facts_of(folder: Path) -> Files:
 
 def _is_best(folder: StorePath) -> bool:
     try:
-        return bool(read_json(folder / MANIFEST)["best"])
+        return bool(read_json(folder / MANIFEST).get("best"))
     except ArtifactError:
         return False
 

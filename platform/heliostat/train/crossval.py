@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from heliostat.errors import ArtifactError
-from heliostat.storage.files import read_json, write_json
+from heliostat.storage.files import read_json, understood, write_json
 from heliostat.storage.folders import remove_folder
 from heliostat.storage.lease import check_token
 from heliostat.storage.objects import StorePath, as_path
@@ -163,13 +163,18 @@ def _note(part: Assignment) -> StorePath | None:
 def _known(part: Assignment) -> _FoldResult | None:
     """The result of a fold that an earlier attempt finished with the same data and code."""
     note = _note(part)
+    if note is None:
+        return None
     try:
-        value = read_json(note) if note is not None else None
+        value = read_json(note)
+        with understood(note):
+            if value["digests"] != part.digests:
+                return None
+            return _FoldResult(
+                value["metrics"], value["progress"], value["seconds"], value["history"]
+            )
     except ArtifactError:
         return None
-    if value is None or value["digests"] != part.digests:
-        return None
-    return _FoldResult(value["metrics"], value["progress"], value["seconds"], value["history"])
 
 
 def _keep(part: Assignment, result: _FoldResult) -> None:

@@ -13,7 +13,7 @@ from heliostat.models.network import WEIGHTS
 from heliostat.models.predictor import Shape
 from heliostat.spec.model import GptModel, Model
 from heliostat.storage.cache import local_copy
-from heliostat.storage.files import read_json
+from heliostat.storage.files import read_json, understood
 from heliostat.storage.folders import publish_folder, stage_folder
 from heliostat.storage.objects import StorePath
 from heliostat.train.artifact import TOKENIZERS
@@ -29,14 +29,15 @@ def export_huggingface(model: StorePath, target: Path) -> None:
         raise UserError(Problem("--out", f"`{target}` exists", "name a new folder"))
     folder = local_copy(model)
     value = read_json(folder / DESCRIPTION)
-    spec = TypeAdapter(Model).validate_python(value["model"])
-    if not isinstance(spec, GptModel):
-        what = f"`huggingface` takes models of kind `gpt`, not `{value['kind']}`"
-        raise UserError(Problem("--format", what))
-    digest = value["target"]["form"].partition(":")[2]
+    with understood(model / DESCRIPTION):
+        spec = TypeAdapter(Model).validate_python(value["model"])
+        if not isinstance(spec, GptModel):
+            what = f"`huggingface` takes models of kind `gpt`, not `{value['kind']}`"
+            raise UserError(Problem("--format", what))
+        digest = value["target"]["form"].partition(":")[2]
+        shape = Shape.from_json(value["shape"])
     tokenizer = folder / TOKENIZERS / digest
     stage = stage_folder(target.absolute().parent)
-    shape = Shape.from_json(value["shape"])
     export(spec, shape, folder / WEIGHTS, tokenizer if tokenizer.exists() else None, stage)
     if not publish_folder(stage, target.absolute(), "config.json"):
         raise UserError(Problem("--out", f"`{target}` appeared while exporting"))

@@ -152,7 +152,7 @@ class RayTrainGroup:
         try:
             trainer.fit()
         except Exception as error:  # whatever Ray Train raises is this group's failure
-            lines = [line for line in str(error).splitlines() if line.strip()]
+            lines = [line for line in str(error).split("\n") if line.strip()]
             self._error = lines[-1].strip() if lines else type(error).__name__
 
 

@@ -18,7 +18,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from heliostat.errors import PlacementError
+from heliostat.errors import PlacementError, first_line
 from heliostat.train.channel import Mailbox, Seat, Work
 from heliostat.train.worker import preload
 
@@ -221,8 +221,7 @@ class ActorGroup:
 
 
 def _death(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"a worker died: {lines[0] if lines else type(error).__name__}"
+    return f"a worker died: {first_line(error)}"
 
 
 def placement_sentence(spec: GroupSpec) -> str:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from heliostat.plan.space import Configuration
+from heliostat.storage.lines import Note, tell_once
 from heliostat.storage.objects import StorePath
+from heliostat.storage.rows import ledger_fault
 from heliostat.storage.segments import Segments, read_rows
 from heliostat.tune.halving import CUTS, ON
 from heliostat.tune.work import (
@@ -56,14 +58,14 @@ class TrialRecord:
 class Ledger:
     """Reads all segments at the start, then appends to one of its own."""
 
-    def __init__(self, folder: StorePath, run: str) -> None:
+    def __init__(self, folder: StorePath, run: str, note: Note = tell_once) -> None:
         self._segments, self._run = Segments(folder), run
         self.records: dict[str, TrialRecord] = {}
         self.facts: dict[str, Any] = {}
         self._outcomes: dict[Key, Mapping[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._chosen: dict[str, dict[int, Configuration]] = {}
-        for row in read_rows(folder):
+        for row in read_rows(folder, note, ledger_fault):
             self._take(row)
 
     def agree(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:

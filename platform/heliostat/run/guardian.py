@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError
+from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError, first_line
 from heliostat.run.limits import Deadline
 from heliostat.run.record import RunRecord
 from heliostat.signals import Signals
@@ -110,7 +110,7 @@ class Guardian:
             return error if is_stop else type(why)(f"{why}: {error}")
         if isinstance(error, HeliostatError):
             return error
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        text = first_line(f"{type(error).__name__}: {error}")
         if self.signals.requested:
             why = self.signals.error
             return type(why)(f"{why}; it ended with {text}")

@@ -46,11 +46,11 @@ def test_a_run_leaves_what_clean_collects(heliostat, make_job, table, tmp_path, 
 
     aged(root, 40)
     lease = Lease.acquire(root / "prepared" / ".leases" / "0123")  # somebody goes on with it
-    done = heliostat("clean", "--storage", root)
+    with lease.kept():
+        done = heliostat("clean", "--storage", root)
     assert done.returncode == 0 and killed.exists() and not copy.exists()
     assert not (root / "runs" / "small" / "one" / "checkpoints").exists()
     assert heliostat("report", "small/one", "--storage", root).returncode == 0
-    lease.release()
     heliostat("clean", "--storage", root)
     assert not killed.exists() and outside.exists()
     assert heliostat("clean", "--storage", root, "--older-than", "soon").returncode == 2

@@ -19,7 +19,7 @@ from heliostat.data.pack import Packed, is_missing
 from heliostat.data.shares import Share
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Savable, Scores, Shape
-from heliostat.models.without_sklearn import without_sklearn
+from heliostat.models.without import without
 from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.spec.read import ReadSpec
@@ -190,10 +190,11 @@ def load_predictor(spec: ModelSpec, shape: Shape, folder: Path) -> Predictor:
         load_weights(module, folder / WEIGHTS)
         return NetworkPredictor(module, shape)
     if spec.family == "boosted":
-        with without_sklearn():
+        with without("sklearn", "xgboost"):
             from heliostat.models.boosted import BoosterPredictor
 
         return BoosterPredictor.load(folder, shape)
-    from heliostat.models.classic import EstimatorPredictor
+    with without("torch", "skops"):
+        from heliostat.models.classic import EstimatorPredictor
 
     return EstimatorPredictor.load(folder, shape, spec.encoding)

@@ -114,7 +114,7 @@ def _score_unit(unit: Unit, model: str) -> dict[str, Any]:
     columns: list[list[float]] = [[], [], []]
     with one_thread():
         for batch in read_batches(unit, trained, with_target=True):
-            truth = _truth(trained, batch.learned[trained.encoder.target.name], unit)
+            truth = _truth(trained, batch.learned[trained.encoder.target.name], batch.place)
             weights = _weights(trained, batch.learned, truth)
             scores = scored(trained, batch.learned, found)
             for column, values in zip(columns, (truth, scores, weights), strict=True):
@@ -145,7 +145,7 @@ def _as_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     return np.array(numbers, np.float64)
 
 
-def _truth(trained: TrainedModel, column: pa.ChunkedArray, unit: Unit) -> npt.NDArray[np.float64]:
+def _truth(trained: TrainedModel, column: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
     """The target as numbers or class codes; NaN where it is missing."""
     classes = trained.encoder.target.classes
     if not classes:
@@ -155,6 +155,7 @@ def _truth(trained: TrainedModel, column: pa.ChunkedArray, unit: Unit) -> npt.ND
     for value in as_text(column).to_pylist():
         if value is not None and value not in index:
             message = f"holds class `{value}`, which the model was not trained on"
-            raise DataError(Problem(unit.groups[0].location, message))
+            known = f"its classes are {', '.join(classes[:8])}{'...' if len(classes) > 8 else ''}"
+            raise DataError(Problem(place, message, known))
         codes.append(float("nan") if value is None else index[value])
     return np.array(codes, np.float64)

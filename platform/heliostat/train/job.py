@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 
-from heliostat.models.without_sklearn import without_sklearn
+from heliostat.models.without import without
 from heliostat.parallel.world import SoloWorld, World
 from heliostat.storage.objects import as_path
 from heliostat.train.assignment import Assignment, open_data
@@ -65,12 +65,13 @@ def training(
 
         events = train_network(assignment, data, world, checkpoints, control)
     elif family == "boosted":
-        with without_sklearn():
+        with without("sklearn", "xgboost"):
             from heliostat.train.boosted import train_boosted
 
         events = train_boosted(assignment, data, world, checkpoints, control)
     else:
-        from heliostat.train.classic import train_classic
+        with without("torch", "skops"):
+            from heliostat.train.classic import train_classic
 
         events = train_classic(assignment, data)
     for event in events:

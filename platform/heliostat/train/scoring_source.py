@@ -129,10 +129,19 @@ def _some_values(catalog: Catalog, name: str) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a unit as they stand in the source, and the model's columns as it learned them."""
+    """Rows of a unit as they stand in the source, and the model's columns as it learned them;
+    `places` are the files that they come from.
+    """
 
     table: pa.Table
     learned: pa.Table
+    places: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Where the rows come from, in words."""
+        more = len(self.places) - 1
+        return f"{self.places[0]} and {more} more" if more > 0 else "".join(self.places)
 
 
 def read_batches(
@@ -149,11 +158,12 @@ def read_batches(
     waiting: list[Batch] = []
     rows = 0
     for piece in read_groups(unit.groups, None if every_column else names):
-        learned = as_learned(piece.table.select(names), columns, types, locations[piece.path])
+        place = locations[piece.path]
+        learned = as_learned(piece.table.select(names), columns, types, place)
         for start in range(0, piece.table.num_rows, ROWS_PER_UNIT):
-            part = Batch(*(t.slice(start, ROWS_PER_UNIT) for t in (piece.table, learned)))
-            waiting.append(part)
-            rows += part.table.num_rows
+            own, same = (t.slice(start, ROWS_PER_UNIT) for t in (piece.table, learned))
+            waiting.append(Batch(own, same, (place,)))
+            rows += own.num_rows
             if rows >= ROWS_PER_UNIT:
                 yield _joined(waiting)
                 waiting, rows = [], 0
@@ -172,6 +182,7 @@ def _joined(batches: list[Batch]) -> Batch:
     return Batch(
         pa.concat_tables([batch.table for batch in batches]),
         pa.concat_tables([batch.learned for batch in batches]),
+        tuple(dict.fromkeys(place for batch in batches for place in batch.places)),
     )
 
 

@@ -27,9 +27,12 @@ SUCCEEDED, FAILED, WRONG_INPUT, STOPPED, UNKNOWN, INTERRUPTED = range(6)
 
 
 class HeliostatError(Exception):
-    """Base of all errors raised on purpose; `exit_status` is the command's."""
+    """Base of all errors raised on purpose; `exit_status` is the command's, `go_on` the command
+    that continues what ended early, where there is one.
+    """
 
     exit_status = FAILED
+    go_on = ""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def train(
         loss_sum=loss_sum(LossSpec(), "binary"), batches=endless,
         rate=lambda step, progress: 1.0, evaluate=lambda: {"auc": 0.5}, objective="auc",
         goal="max", patience=None, num_steps=num_steps, steps_per_epoch=num_steps,
-        steps_per_unit=num_steps, validate_every=num_steps, log_every=log_every,
+        steps_per_unit=num_steps, unit="epochs", validate_every=num_steps, log_every=log_every,
         checkpoint_every=checkpoint_every, randomness=Randomness(), seed=0, validates=False,
     )  # fmt: skip
     begin = time.perf_counter()

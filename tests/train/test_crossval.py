@@ -11,7 +11,7 @@ from heliostat.parallel.world import SoloWorld
 from heliostat.storage.lease import Lease
 from heliostat.train.assignment import Assignment, RunPlace
 from heliostat.train.control import NoControl
-from heliostat.train.events import Finished, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import Finished, Resumed, Stepped, Stopped, StoppedEarly, Validated
 from heliostat.train.job import train_events, training
 from tests.conftest import job_text
 from tests.data.packing import plan_of, prepare_here
@@ -56,6 +56,9 @@ def test_folds_are_trainings_of_their_own(assignment, tmp_path, kind):
     events = list(train_events(whole, SoloWorld(), NoControl()))
     finished = events[-1]
     assert isinstance(finished, Finished) and len(finished.folds) == 3
+    early = [event for event in events if isinstance(event, StoppedEarly)]
+    assert [event.fold.index for event in early] == ([0, 1, 2] if kind == "xgboost" else [])
+    assert all(event.num_worse == 2 and event.best == event.reached - 10 for event in early)
     model = model_bytes(tmp_path / "model")
     lengths = []
     for fold, metrics in enumerate(finished.folds):

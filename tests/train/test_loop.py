@@ -17,7 +17,7 @@ from heliostat.storage.lease import Lease
 from heliostat.train import passes, scaling
 from heliostat.train.checkpoint import CommittedCheckpoints, ScratchCheckpoints
 from heliostat.train.control import NoControl
-from heliostat.train.events import Committed, Resumed, Stepped, Stopped, Validated
+from heliostat.train.events import Committed, Resumed, Stepped, Stopped, StoppedEarly, Validated
 from heliostat.train.loop import fit
 from heliostat.train.losses import loss_sum
 from heliostat.train.optim import build_optimizer, check_patterns, rate_factor
@@ -69,7 +69,7 @@ def task(**changes) -> Fit:
         loss_sum=loss_sum(LossSpec(), "binary"), batches=batches,
         rate=lambda step, progress: rate_factor(spec, step, STEPS, progress.num_drops), evaluate=lambda: {"auc": next(values)},
         objective="auc", goal="max", patience=None, num_steps=STEPS, steps_per_epoch=PER_EPOCH,
-        steps_per_unit=PER_EPOCH, validate_every=PER_EPOCH, log_every=1, checkpoint_every=None,
+        steps_per_unit=PER_EPOCH, unit="epochs", validate_every=PER_EPOCH, log_every=1, checkpoint_every=None,
         randomness=randomness, seed=5,
     )  # fmt: skip
     return replace(fields, **changes)
@@ -130,6 +130,11 @@ def test_early_stopping_counts_evaluations_and_survives_a_resume(tmp_path):
     early = {"scores": [0.9, 0.8, 0.7, 0.6], "patience": 2}
     events = run(task(**early), committed(tmp_path))
     assert [e.step for e in events if isinstance(e, Validated)] == [10, 20, 30]
+    told = [str(e) for e in events if isinstance(e, StoppedEarly)]
+    assert told == [
+        "stopped early at epoch 3 of 4: auc was best at epoch 1 (0.9), and 2 validations were no "
+        "better since (`train.early_stopping`); the model is that of epoch 1"
+    ]
     run(task(**early), committed(tmp_path / "b"), StopAt(24))
     late = run(task(scores=[0.7, 0.6], patience=2), committed(tmp_path / "b"))
     assert [e.step for e in late if isinstance(e, Validated)] == [30]

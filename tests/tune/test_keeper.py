@@ -30,7 +30,7 @@ class View:
     ended: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def trial_ended(self, record, best, num_done) -> None:
+    def trial_ended(self, record, best, num_done, num_running) -> None:
         self.ended.append((record.index, record.status))
 
     def changed(self, record, num_running) -> None:

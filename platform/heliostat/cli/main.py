@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from heliostat.cli.examples import examples_of
-from heliostat.errors import FAILED, SUCCEEDED, WRONG_INPUT, HeliostatError, UserError
+from heliostat.errors import FAILED, SUCCEEDED, WRONG_INPUT, HeliostatError, StoppedError, UserError
 from heliostat.processes import kill_workers
 from heliostat.storage.files import finite
 
@@ -70,6 +71,11 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a name that the terminal has no letters for
     status = _status_of(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -116,8 +122,15 @@ def end_process(error: HeliostatError) -> NoReturn:
 
 def _tell(error: HeliostatError) -> None:
     problems = error.problems if isinstance(error, UserError) else (error,)
+    label = "" if isinstance(error, StoppedError) else "error: "  # somebody asked for a stop
+    from heliostat.report.console import Console  # rich: a tenth of a second
+
+    console = Console()
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        console.block(f"{label}{problem}", hang=2)
+    if error.go_on:
+        console.line("to continue")
+        console.command(error.go_on)
 
 
 def print_json(value: Any) -> None:

@@ -89,3 +89,9 @@ def read_site() -> SiteSpec:
 def open_storage(location: str | None) -> Storage:
     """The storage that a verb about runs looks into; nothing is made there."""
     return Storage.at(location or read_site().storage or DEFAULT_STORAGE)
+
+
+def storage_words(location: str | None) -> list[str]:
+    """The option by which a verb finds runs of this storage from here, where it needs one."""
+    root, usual = open_storage(location).root, open_storage(None).root
+    return [] if root == usual else ["--storage", str(root)]

@@ -9,6 +9,7 @@ from heliostat.cli.options import job_options, open_storage, read_job, read_site
 from heliostat.errors import LaunchError
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
+from heliostat.report.console import print_text
 from heliostat.spec.load import Job
 
 
@@ -36,9 +37,7 @@ def command(
     elif as_json:
         print_json(plan.to_json() | ({"placement": placed} if placed else {}))
     else:
-        print(plan_text(plan), end="")
-        if placed:
-            print(f"placement {placed}")
+        print_text(plan_text(plan) + (f"placement {placed}\n" if placed else ""))
 
 
 def _placed(job: Job, target: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import click
 
 from heliostat.cli.main import end_process, print_json
-from heliostat.cli.options import job_options, read_job
+from heliostat.cli.options import job_options, read_job, storage_words
+from heliostat.report.console import Console
+from heliostat.report.lines import command_of
+from heliostat.report.result import Result
 from heliostat.signals import Signals
 
 
@@ -36,5 +40,17 @@ def command(
     if as_json:
         print_json(asdict(result))
     else:
-        metric = result.objective["metric"]
-        print(f"{result.run}  {metric} {result.score}")
+        print(f"{result.run}  {result.headline}", flush=True)
+    console = Console()
+    console.line("next")
+    for command in next_commands(result, storage_words(job.spec.storage)):
+        console.command(command)
+
+
+def next_commands(result: Result, storage: Sequence[str]) -> Iterator[str]:
+    """What is done with a finished run; capitals are for a person to fill in."""
+    yield command_of("heliostat", "report", result.run, *storage)
+    out = f"{result.name}-predictions"
+    yield command_of("heliostat", "predict", result.run, "--data", "SOURCE", "--out", out, *storage)
+    alias = f"{result.name}@production"
+    yield command_of("heliostat", "promote", result.run, alias, "--if-better", *storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import open_storage, read_site, storage_option
-from heliostat.errors import Problem, UserError, first_line
-from heliostat.report.console import duration_text
+from heliostat.errors import Problem, UserError
+from heliostat.report.console import Terminal
+from heliostat.report.overview import overview
 
 
 @click.command("status")
@@ -28,12 +30,17 @@ def command(run: str | None, labels: tuple[str, ...], as_json: bool, storage: st
     states = [view.state() for view in views]
     states = [s for s in states if wanted.items() <= s.get("labels", {}).items()]
     if as_json:
-        print_json(states[0] if run else states)
+        print_json(next(iter(states), None) if run else states)
         return
-    for state in states:
-        print(_line(state))
-        if run:
-            print("".join(f"  {text}\n" for text in _details(state)), end="")
+    if not states:
+        having = f" with the label {', '.join(labels)}" if labels else ""
+        print(f"no runs{having} in {place.root}; --storage looks elsewhere", file=sys.stderr)
+        return
+    terminal = Terminal(sys.stdout)
+    width = terminal.width if terminal.is_seen else None
+    print("\n".join(overview(states, width)))
+    if run:
+        print("".join(f"  {text}\n" for text in _details(states[0])), end="")
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -48,12 +55,5 @@ def _details(state: dict[str, Any]) -> Iterator[str]:
         yield f"rank {rank:<3} on {place}"
     for key, value in state.get("hours", {}).items():
         yield f"{value:,.2f} money" if key == "cost" else f"{value:,.3f} {key.upper()}-hours"
-
-
-def _line(state: dict[str, Any]) -> str:
-    parts = [f"{state['run']:<42}", f"{state['status']:<12}", f"{state.get('progress', 0):>4.0%}"]
-    if state.get("eta_seconds") is not None and state["status"] == "RUNNING":
-        parts.append(f"eta {duration_text(state['eta_seconds'])}")
-    if state.get("error"):
-        parts.append(first_line(state["error"]))
-    return "  ".join(parts)
+    if state.get("next"):
+        yield f"next: {state['next']}"

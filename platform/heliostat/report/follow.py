@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from heliostat.errors import (
+    INTERRUPTED,
+    STOPPED,
     HeliostatError,
     InterruptedRunError,
     StoppedError,
@@ -49,10 +51,12 @@ def result_of(folder: RunFolder, state: dict[str, Any]) -> Result:
     """The result of a run that has ended, or the error that its state stands for."""
     if state["status"] == "SUCCEEDED":
         return Result.load(folder.path)
-    error = OUTCOMES.get(state["status"], UnknownOutcomeError)
-    raise error(
+    kind = OUTCOMES.get(state["status"], UnknownOutcomeError)
+    error = kind(
         f"{folder.reference} is {state['status']}: {state.get('error') or 'no reason given'}"
     )
+    error.go_on = state.get("next", "") if error.exit_status in (STOPPED, INTERRUPTED) else ""
+    raise error
 
 
 def new_lines(

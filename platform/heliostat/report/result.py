@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from heliostat.report.console import number_text
 from heliostat.storage.files import read_as, write_json
 from heliostat.storage.objects import StorePath
 
@@ -38,12 +39,22 @@ class Result:
 
     @property
     def score(self) -> float | None:
-        """The objective on test if there are test rows, else on validation."""
-        for side in ("test", "validation", "train"):
-            value = self.metrics.get(side, {}).get(str(self.objective["metric"]))
-            if value is not None:
-                return float(value)
-        return None
+        """The objective on the rows of `scored_on`."""
+        split = self.scored_on
+        return None if split is None else float(self.metrics[split][self.objective["metric"]])
+
+    @property
+    def scored_on(self) -> str | None:
+        """The split that tells most: test if the objective has a value there, else validation."""
+        metric = str(self.objective["metric"])
+        splits = ("test", "validation", "train")
+        return next((s for s in splits if self.metrics.get(s, {}).get(metric) is not None), None)
+
+    @property
+    def headline(self) -> str:
+        """`test auc 0.9055`."""
+        words = [self.scored_on, self.objective["metric"], number_text(self.score)]
+        return " ".join(str(word) for word in words if word is not None)
 
     def save(self, folder: StorePath) -> None:
         """Publish `result.json` in a run folder."""

@@ -74,6 +74,12 @@ def connected(
         ray.shutdown()
 
 
+def what_starts(address: str | None) -> str:
+    """What `connected` waits for, in words."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    return f"joining the Ray cluster at {address}" if address else "starting Ray in this process"
+
+
 def quiet_environment() -> None:
     """Ray's chatter off, and nothing of ours left to its defaults in the environment."""
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")

@@ -21,12 +21,13 @@ from heliostat.data.units import units_of
 from heliostat.errors import HeliostatError
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
-from heliostat.report.console import Console, duration_text, metric_text
+from heliostat.report.console import Console, duration_text
 from heliostat.report.follow import follow
 from heliostat.report.result import Result
 from heliostat.run.ahead import fetch_ahead, imports_ahead
 from heliostat.run.begin import check_environment, with_beginning
 from heliostat.run.claim import Claim, claim_run
+from heliostat.run.closing import tell_result
 from heliostat.run.cluster import (
     Cluster,
     check_storage_is_shared,
@@ -34,6 +35,7 @@ from heliostat.run.cluster import (
     folds_at_once,
     require_capacity,
     trials_at_once,
+    what_starts,
 )
 from heliostat.run.gauges import gauges_of
 from heliostat.run.guardian import Guardian
@@ -53,6 +55,7 @@ from heliostat.train.versions import versions
 from heliostat.train.workers import WorkerGroup
 
 SMALL_SOURCE_UNITS = 8
+PREPARING = "preparing the data"
 MOST_BYTES_HERE = 32 * 2**20  # of a source that this process packs itself
 
 
@@ -136,7 +139,7 @@ class _Run:
     ) -> None:
         self.plan, self.spec, self.storage, self.folder = plan, plan.job.spec, storage, claim.folder
         self.console, self.clock, self.address, self.claim = console, clock, address, claim
-        self.record = RunRecord(self.folder, lease, console, self.spec.labels)
+        self.record = RunRecord(self.folder, lease, console, self.spec)
         self.lease, self.signals = lease, signals
         deadline = deadline_of(self.spec.limits, clock.started, time.monotonic(), 0)
         self.guardian = Guardian(self.record, signals, deadline)
@@ -163,6 +166,7 @@ class _Run:
         self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
         self.console.block(plan_text(self.plan))
         importing = imports_ahead(self.spec)
+        self.console.doing(what_starts(self.address))
         with self._phase("start"):
             context = connected(self.address, meanwhile=importing.start)
             cluster = context.__enter__()
@@ -247,6 +251,8 @@ class _Run:
     def _prepare(self, cluster: Cluster) -> Assignment:
         plan = self.plan
         reused = is_prepared(plan, self.storage.prepared)
+        if not reused:
+            self.console.doing(PREPARING)
         with self._phase("prepare"):
             tasks = self._data_tasks(cluster)
             prepared = prepare(plan, self.storage.prepared, tasks, self._preparing)
@@ -275,6 +281,7 @@ class _Run:
         self.console.line(f"rows      {counts}")
         for reason, count in self._dropped.items():
             self.console.line(f"cleaned   {count:,} of {plan.catalog.num_rows:,} rows: {reason}")
+        self.console.doing("starting the first trials" if self.spec.tune else "starting to train")
         return assignment
 
     def _data_tasks(self, cluster: Cluster) -> int:
@@ -289,6 +296,7 @@ class _Run:
         return max(1, cpus - int(self.plan.cpus * self._num_at_once))
 
     def _preparing(self, done: int, total: int) -> None:
+        self.console.doing(PREPARING, f"{done:,} of {total:,} rows")
         self.guardian.check()
 
     def _keep_code(self) -> str | None:
@@ -346,17 +354,13 @@ class _Run:
         )
         result.save(self.folder.path)
         self.record.spent(result.hours)
+        if result.scored_on is not None:
+            self.record.scored(result.scored_on, self.spec.objective_metric, result.score)
         write_json(self.folder.path / "details.json", outcome.details)
         from heliostat.report.page import write_report  # matplotlib: half a second
 
         page = write_report(self.folder)
-        for side, metrics in result.metrics.items():
-            self.console.line(
-                f"{side:<12}{metric_text(metrics)}", style="bold" if side == "test" else None
-            )
-        phases = "  ".join(f"{k} {v:.1f}s" for k, v in result.seconds.items())
-        self.console.line(f"time      {phases}")
-        self.console.line(f"report    {page}")
+        tell_result(result, page, self.console)
         return result
 
     def _hours(self, busy_seconds: float) -> dict[str, float]:

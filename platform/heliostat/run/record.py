@@ -14,8 +14,10 @@ from heliostat.errors import FAILED, ArtifactError, HeliostatError, LeaseLostErr
 from heliostat.plan.memory import format_bytes
 from heliostat.report.console import Console, duration_text, metric_text, number_text
 from heliostat.report.tensorboard import open_board
+from heliostat.run.closing import resume_command
 from heliostat.run.gauges import Gauges, NoGauges
 from heliostat.run.webhook import tell_webhook
+from heliostat.spec.job import JobSpec
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
 from heliostat.storage.runs import RunFolder
@@ -29,6 +31,7 @@ from heliostat.train.events import (
     Resumed,
     Stepped,
     Stopped,
+    StoppedEarly,
     Validated,
 )
 
@@ -40,18 +43,19 @@ STATUSES = {3: "STOPPED", 5: "INTERRUPTED"}  # by an error's exit status; all el
 class RunRecord:
     """Writes a run's folder while it holds the lease."""
 
-    def __init__(
-        self, folder: RunFolder, lease: Lease, console: Console, labels: Mapping[str, str]
-    ) -> None:
+    def __init__(self, folder: RunFolder, lease: Lease, console: Console, spec: JobSpec) -> None:
         self.folder, self.lease, self.console = folder, lease, console
         self._metrics = Segments(folder.metrics)
         self._board = open_board(folder.path)
         self._log = Segments(folder.logs)
+        self._objective = spec.objective_metric
+        self._attempt_began = time.time()
         self._before = _state_before(folder)
         self._state: dict[str, Any] = self._before | {
             "status": "RUNNING",
+            "started": self._before.get("started", self._attempt_began),
             "attempt": lease.token,
-            "labels": dict(labels),
+            "labels": dict(spec.labels),
             "progress": self._before.get("progress", 0.0),
             "eta_seconds": None,
             "error": None,
@@ -111,16 +115,25 @@ class RunRecord:
             self.gauges.stepped(event, when)
         elif isinstance(event, Validated):
             self._row(when, event)
+            if event.improved and event.fold is None:
+                self.scored("validation", self._objective, event.score)
             best = "  best" if event.improved else ""
             place = f"{event.fold}, {event.step}" if event.fold else str(event.step)
             self.console.line(f"valid {place}  {metric_text(event.metrics)}{best}")
         elif isinstance(event, Noted):
             self.note(event.text)
+        elif isinstance(event, StoppedEarly):
+            self.note(str(event))
         elif isinstance(event, Committed):
             self.console.line(f"committed step {event.step}")
         elif isinstance(event, (Stopped, Finished)):
             self._flush()
             self.console.rest()
+
+    def scored(self, split: str, metric: str, value: float | None) -> None:
+        """The best value of the objective so far."""
+        with self._lock:
+            self._state["score"] = {"split": split, "metric": metric, "value": value}
 
     def spent(self, hours: Mapping[str, float]) -> None:
         """What the run has cost: hours of CPUs and GPUs, and money where prices are known."""
@@ -159,7 +172,9 @@ class RunRecord:
             self._state |= {"eta_seconds": None} | self._last(error, by_signal)
             if self.lost is None:
                 self._write_state()
-            self.outcome = error if isinstance(error, HeliostatError) else None
+            if isinstance(error, HeliostatError):
+                error.go_on = self._state["next"]
+                self.outcome = error
             self.is_over = True
         if self.lost is None:
             told = tell_webhook({"run": self.folder.reference} | self._state)
@@ -180,8 +195,8 @@ class RunRecord:
         if before == "STOPPED" and not self._has_moved and not by_signal:
             status = before
             text = f"{self._before.get('error') or 'stopped'}; resuming it failed: {text}"
-        again = f"heliostat run {self.folder.path}/job.yaml --resume {reference}"
-        return {"status": status, "error": text, "next": again if exit_status in STATUSES else ""}
+        again = resume_command(self.folder) if exit_status in STATUSES else ""
+        return {"status": status, "error": text, "next": again}
 
     def _placed(self, event: Placed) -> None:
         with self._lock:
@@ -194,20 +209,19 @@ class RunRecord:
         done, fold = event.step / event.num_steps, event.fold
         self.progress(done if fold is None else fold.progress(done))
         eta = self._state["eta_seconds"]
-        text = f"loss {number_text(event.loss)}  lr {event.learning_rate:.1e}  "
+        parts = [f"loss {number_text(event.loss)}", f"lr {event.learning_rate:.1e}"]
         if event.gradient_norm is not None:
-            text += f"grad {number_text(event.gradient_norm)}  "
+            parts.append(f"grad {number_text(event.gradient_norm)}")
         pace, noun = event.pace
-        text += f"{pace:,.0f} {noun}/s"
+        parts.append(f"{pace:,.0f} {noun}/s")
         if event.utilization is not None:
-            text += f"  MFU {event.utilization:.1%}"
+            parts.append(f"MFU {event.utilization:.1%}")
         if event.memory_bytes is not None:
-            text += f"  {format_bytes(event.memory_bytes)}"
-        if eta is not None:
-            text += f"  eta {duration_text(eta)}"
+            parts.append(format_bytes(event.memory_bytes))
         if fold is not None:
-            text = f"{fold}  {text}"
-        self.console.step(event.step, event.num_steps, text)
+            parts.insert(0, str(fold))
+        left = "" if eta is None else f"eta {duration_text(eta)}"
+        self.console.step(event.step, event.num_steps, parts, left)
 
     def _row(self, when: float, event: Stepped | Validated) -> None:
         self._rows.append({"time": when} | event.row())
@@ -233,8 +247,11 @@ class RunRecord:
                 continue  # storage may come back; the lease expires for others if it does not
 
     def _write_state(self) -> None:
+        now = time.time()
+        seconds = self._before.get("seconds", 0.0) + now - self._attempt_began
+        moving = {"seconds": round(seconds, 1), "heartbeat": now}
         with self._lock:
-            write_json(self.folder.path / "state.json", self._state | {"heartbeat": time.time()})
+            write_json(self.folder.path / "state.json", self._state | moving)
 
 
 def _state_before(folder: RunFolder) -> dict[str, Any]:

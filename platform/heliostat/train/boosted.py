@@ -43,6 +43,7 @@ from heliostat.train.events import (
     Resumed,
     Stepped,
     Stopped,
+    StoppedEarly,
     Validated,
     paused_again,
 )
@@ -164,6 +165,11 @@ class _Trainer:
                 # What came after the safe round is done again.
                 yield Stopped(self.safe.round)
                 return
+        if self.round < length:
+            yield StoppedEarly(
+                self.round, spec.unit, self.progress.best_step, self.round, length,
+                spec.objective_metric, self.progress.best_score, self.progress.num_worse,
+            )  # fmt: skip
 
     @property
     def is_at_pause(self) -> bool:

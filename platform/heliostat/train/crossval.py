@@ -28,6 +28,7 @@ from heliostat.train.events import (
     Resumed,
     Stepped,
     Stopped,
+    StoppedEarly,
     Validated,
 )
 
@@ -144,7 +145,7 @@ def _labelled(event: Event, fold: Fold, history: Rows) -> Event:
     if isinstance(event, Resumed):
         rows = tuple({**row, "fold": fold.index} for row in event.history)
         return replace(event, history=(*history, *rows))
-    if isinstance(event, (Stepped, Validated)):
+    if isinstance(event, (Stepped, Validated, StoppedEarly)):
         return replace(event, fold=fold)
     return event
 

@@ -107,6 +107,35 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class StoppedEarly:
+    """Training has ended before its length: the objective got no better for too long. Places
+    count the model's own unit (`epochs`, `steps`, `rounds`).
+    """
+
+    step: int
+    unit: str
+    best: int
+    reached: int
+    length: int
+    objective: str
+    best_score: float | None
+    num_worse: int
+    fold: Fold | None = None
+
+    def __str__(self) -> str:
+        unit = self.unit.removesuffix("s")
+        fold = "" if self.fold is None else f"{self.fold}: "
+        score = "none" if self.best_score is None else f"{self.best_score:.4g}"
+        waited = "1 validation was" if self.num_worse == 1 else f"{self.num_worse} validations were"
+        kept = "" if self.fold else f"; the model is that of {unit} {self.best}"
+        return (
+            f"{fold}stopped early at {unit} {self.reached} of {self.length}: {self.objective} was "
+            f"best at {unit} {self.best} ({score}), and {waited} no better since "
+            f"(`train.early_stopping`){kept}"
+        )
+
+
+@dataclass(frozen=True)
 class Noted:
     """Something a person should read."""
 
@@ -179,7 +208,7 @@ class Failed:
     exit_status: int
 
 
-LoopEvent = Resumed | Stepped | Validated | Committed | Stopped
+LoopEvent = Resumed | Stepped | Validated | StoppedEarly | Committed | Stopped
 Event = LoopEvent | Noted | Placed | Stuck | Finished | Failed
 
 

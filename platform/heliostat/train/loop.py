@@ -32,6 +32,7 @@ from heliostat.train.events import (
     Resumed,
     Stepped,
     Stopped,
+    StoppedEarly,
     Validated,
     paused_again,
 )
@@ -140,10 +141,25 @@ class _Loop:
                 return
         yield from self.saver.committed(wait=True)
         self.world.sum(np.zeros(1))  # no rank goes on before the last checkpoint is committed
+        if self.step < task.num_steps:
+            yield self._early()
 
     def _exhausted(self) -> bool:
         patience = self.task.patience
         return patience is not None and self.progress.num_worse >= patience
+
+    def _early(self) -> StoppedEarly:
+        task, a_unit = self.task, self.task.steps_per_unit
+        return StoppedEarly(
+            self.step,
+            task.unit,
+            self.progress.best_step // a_unit,
+            self.step // a_unit,
+            task.num_steps // a_unit,
+            task.objective,
+            self.progress.best_score,
+            self.progress.num_worse,
+        )
 
     def _update(self, batch: TensorBatch) -> None:
         task = self.task

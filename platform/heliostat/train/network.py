@@ -126,6 +126,7 @@ def _task(
         num_steps=num_steps,
         steps_per_epoch=per_epoch,
         steps_per_unit=steps_per_unit,
+        unit=spec.unit,
         validate_every=spec.train.validate_every * steps_per_unit,
         log_every=max(1, num_steps // LOGGED_STEPS),
         checkpoint_every=spec.scale.checkpoint.every_steps,

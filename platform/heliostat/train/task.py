@@ -80,6 +80,7 @@ class Fit:
     num_steps: int
     steps_per_epoch: int
     steps_per_unit: int
+    unit: str
     validate_every: int
     log_every: int
     checkpoint_every: int | None

@@ -224,8 +224,11 @@ class Keeper:
         trial = work.trial
         record = self.sweep.ledger.records.get(trial.id)
         record = record or TrialRecord(trial.id, trial.index, trial.config)
-        num_running = sum(len(order.tasks) for order in self._running.values())
-        self.sweep.view.changed(record, num_running)
+        self.sweep.view.changed(record, self._num_running)
+
+    @property
+    def _num_running(self) -> int:
+        return sum(len(order.tasks) for order in self._running.values())
 
     def _task(self, work: Work) -> Task:
         return Task(work, self.sweep.assign(work), self._rungs_of(work))
@@ -287,6 +290,7 @@ class Keeper:
         if record is not None and record.status == ended.status and ended.status != FAILED:
             self.num_reused += 1
             self._keep_best(record)
+            self.sweep.view.changed(record, self._num_running)
             return
         seconds = self.sweep.ledger.seconds(ended.trial.id)
         self._write(replace(ended, seconds=seconds))
@@ -300,7 +304,8 @@ class Keeper:
         self._last_error = ended.error or self._last_error
         remove_folder(sweep.checkpoints / ended.trial.id)
         self._keep_best(record)
-        sweep.view.trial_ended(record, self.best, self.num_ended + self.num_reused)
+        num_done = self.num_ended + self.num_reused
+        sweep.view.trial_ended(record, self.best, num_done, self._num_running)
 
     def _keep_best(self, record: TrialRecord) -> None:
         """Of all models only the best trial's stays: of those that went to their end; of cut ones

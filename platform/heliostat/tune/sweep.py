@@ -23,11 +23,13 @@ from heliostat.tune.work import Work
 class SweepView(Protocol):
     """Who watches a sweep."""
 
-    def trial_ended(self, record: TrialRecord, best: TrialRecord | None, num_done: int) -> None:
+    def trial_ended(
+        self, record: TrialRecord, best: TrialRecord | None, num_done: int, num_running: int
+    ) -> None:
         """A trial has ended; `best` is the best so far, over all runs of the name."""
 
     def changed(self, record: TrialRecord, num_running: int) -> None:
-        """A trial has begun, or come to a rung; so many are in training."""
+        """A trial has begun, come to a rung, or is known to have ended; so many are in training."""
 
     def noted(self, text: str) -> None:
         """Something a person should read."""

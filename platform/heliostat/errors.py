@@ -14,6 +14,7 @@ HeliostatError                  1  failed; resuming would not help
 ├── UnknownOutcomeError         4  nobody can say how it ended
 └── InterruptedRunError         5  `--resume` continues
     ├── PlacementError             the cluster cannot hold what the job asks for
+    ├── ClusterLostError           a Ray cluster does not answer, or not any more
     ├── StorageError               a disk is full, or a store does not answer
     └── LeaseLostError             another process took the run over
 """
@@ -128,6 +129,10 @@ class InterruptedRunError(HeliostatError):
 
 class PlacementError(InterruptedRunError):
     """The cluster cannot hold the workers; the sentence carries the sum."""
+
+
+class ClusterLostError(InterruptedRunError):
+    """A Ray cluster did not come up, does not answer, or has gone."""
 
 
 class StorageError(InterruptedRunError):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 from collections import defaultdict
 from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+DAEMONS = ("gcs_server", "raylet")
 
 
 def descendants(pid: int) -> list[int]:
@@ -26,13 +30,19 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def kill_workers() -> None:
-    """End what this process's own Ray has started, stopped processes too. Ray's daemons, its
-    children, end with it: without them it might not come to its own end.
+def adopt_orphans() -> None:
+    """Be the parent of what descendants leave behind, so that all of it is found: workers whose
+    raylet has died, and which may be stopped.
     """
-    parent = os.getpid()
-    own = {child for child in descendants(parent) if _parent(child) == parent}
-    kill([pid for pid in descendants(parent) if pid not in own])
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_workers() -> None:
+    """End what this process's own Ray has started, stopped processes too. Ray's daemons end with
+    this process: without them, it might not come to its own end.
+    """
+    kill([pid for pid in descendants(os.getpid()) if _name(pid) not in DAEMONS])
 
 
 def kill(pids: list[int]) -> None:
@@ -42,8 +52,8 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _parent(pid: int) -> int:
+def _name(pid: int) -> str:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return 0
+        return ""

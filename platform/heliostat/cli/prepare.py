@@ -11,6 +11,7 @@ from heliostat.cli.main import end_process, print_json
 from heliostat.cli.options import job_options, read_job
 from heliostat.errors import Problem, UserError
 from heliostat.plan.plan import plan_job
+from heliostat.processes import adopt_orphans
 from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.storage.objects import StorePath
@@ -41,6 +42,7 @@ def command(
         return
     if run_id is not None or wait:
         raise UserError(Problem("--id, --wait", "mean nothing without `--to`"))
+    adopt_orphans()
     with Signals(end_process).caught():
         folder, num_rows, reused = _prepare(job, address)
     if as_json:

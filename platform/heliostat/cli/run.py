@@ -12,6 +12,7 @@ from heliostat.cli.options import job_options, read_job, storage_words
 from heliostat.report.console import Console
 from heliostat.report.lines import command_of
 from heliostat.report.result import Result
+from heliostat.processes import adopt_orphans
 from heliostat.signals import Signals
 
 
@@ -32,6 +33,7 @@ def command(
     address: str | None,
 ) -> None:
     """Run a job to its end in this process's Ray."""
+    adopt_orphans()
     with Signals(end_process).caught() as signals:
         job = read_job(files, settings)
         from heliostat.run import run_job  # loads Ray: only once the job file is known to be right

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from heliostat.errors import (
-    LaunchError,
+    ClusterLostError,
     PlacementError,
     Problem,
     StorageError,
@@ -24,11 +25,15 @@ from heliostat.errors import (
     first_line,
 )
 from heliostat.plan.plan import Plan
+from heliostat.processes import descendants, kill
 from heliostat.run.embedded import start_one_node
+from heliostat.run.lifeline import Lifeline
+from heliostat.run.reach import check_reachable
 from heliostat.signals import handlers_kept
 from heliostat.storage.objects import StorePath, as_path
 
 PROBE_SECONDS = 60
+UP_SECONDS, LONGER_UP_SECONDS = 30.0, 180.0  # for a cluster in this process
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Cluster:
     embedded: bool
     cpus: float
     gpus: float
+    lifeline: Lifeline
 
     def slots(self, cpus: float, gpus: float) -> int:
         """How many trainings of this size fit at once."""
@@ -51,27 +57,29 @@ class Cluster:
 
 @contextmanager
 def connected(
-    address: str | None, meanwhile: Callable[[], None] = lambda: None
+    address: str | None,
+    meanwhile: Callable[[], None] = lambda: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Cluster]:
     """Connect to the cluster at `address` (or RAY_ADDRESS), else start one in this process;
-    `meanwhile` is called when there is waiting to be done.
+    `meanwhile` is called when there is waiting to be done, `note` hears what it is for.
 
     Raises:
-        LaunchError: there is no cluster at the address, or it refuses us.
+        UserError: the address is none.
+        ClusterLostError: no cluster answers at the address, or it refuses us; or none came up here.
     """
     quiet_environment()
     address = address or os.environ.get("RAY_ADDRESS")
-    try:
-        with handlers_kept():
-            cluster = _join(address, meanwhile) if address else _embed(meanwhile)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise LaunchError(f"no Ray cluster at {address}: {first_line(error)}") from error
+    with handlers_kept():
+        cluster = _join(address, meanwhile) if address else _embed(meanwhile, note)
     try:
         # Ray prints what its raylets report; stdout is for data.
         with redirect_stdout(sys.stderr):
             yield cluster
     finally:
+        own = cluster.lifeline.close()
         ray.shutdown()
+        kill(own)  # what is stopped outlives its raylet
 
 
 def what_starts(address: str | None) -> str:
@@ -193,17 +201,45 @@ def _probe(path: str) -> str:
 
 def _join(address: str, meanwhile: Callable[[], None]) -> Cluster:
     meanwhile()
-    ray.init(address=address, log_to_driver=False, configure_logging=False)
-    resources = ray.cluster_resources()
-    return Cluster(False, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        resources = ray.cluster_resources()
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        why = first_line(error)
+        raise ClusterLostError(f"no Ray cluster at {address}: {why}") from error
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    return Cluster(False, cpus, gpus, Lifeline(is_embedded=False))
 
 
-def _embed(meanwhile: Callable[[], None]) -> Cluster:
+def _embed(meanwhile: Callable[[], None], note: Callable[[str], None]) -> Cluster:
     private_token()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody pre-empts us here
-    cores = os.cpu_count() or 1
-    start_one_node(2 * cores, meanwhile)
-    return Cluster(True, cores, ray.cluster_resources().get("GPU", 0.0))
+    cores, before = os.cpu_count() or 1, descendants(os.getpid())
+    try:
+        start_one_node(2 * cores, meanwhile, UP_SECONDS)
+    except Exception as error:  # Ray has no type of its own for it
+        note(
+            f"Ray did not come up: {first_line(error)}. The load is {os.getloadavg()[0]:.0f} on "
+            f"{cores} CPUs; trying once more, for up to {LONGER_UP_SECONDS / 60:g} minutes"
+        )
+        _clear_away(before)
+        try:
+            start_one_node(2 * cores, lambda: None, LONGER_UP_SECONDS)
+        except Exception as again:
+            _clear_away(before)
+            raise ClusterLostError(
+                f"Ray did not come up on this machine in two attempts: {first_line(again)}. Its "
+                f"logs are in {get_default_ray_temp_dir()}. Resume when the machine is less busy"
+            ) from again
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    return Cluster(True, cores, gpus, Lifeline(is_embedded=True))
+
+
+def _clear_away(before: list[int]) -> None:
+    """What is left of an attempt, which Ray itself does not know of before it is up."""
+    ray.shutdown()
+    kill([pid for pid in descendants(os.getpid()) if pid not in before])
 
 
 def private_token() -> None:

@@ -12,7 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from heliostat.errors import HeliostatError, InterruptedRunError, StoppedError, first_line
+from heliostat.errors import (
+    ClusterLostError,
+    HeliostatError,
+    InterruptedRunError,
+    StoppedError,
+    first_line,
+)
 from heliostat.run.limits import Deadline
 from heliostat.run.record import RunRecord
 from heliostat.signals import Signals
@@ -80,7 +86,7 @@ class Guardian:
         """
         trouble = self.cluster_trouble()
         if trouble:
-            raise InterruptedRunError(trouble)
+            raise ClusterLostError(trouble)
         return self.signals.requested or self.record.stop_requested()
 
     def reason(self) -> HeliostatError | None:
@@ -93,7 +99,7 @@ class Guardian:
         if signals.requested:
             return signals.error
         if trouble := self.cluster_trouble():
-            return InterruptedRunError(trouble)
+            return ClusterLostError(trouble)
         if self.deadline.at is not None and time.monotonic() > self.deadline.at:
             return InterruptedRunError(f"the time limit `{self.deadline.limit}` is over")
         return None
@@ -115,8 +121,14 @@ class Guardian:
             why = self.signals.error
             return type(why)(f"{why}; it ended with {text}")
         if trouble := self.cluster_trouble():
-            return InterruptedRunError(trouble)
+            return ClusterLostError(trouble)
         return error
+
+    def leave_lost_cluster(self, error: BaseException) -> None:
+        """With nothing there to be shut down, Ray would wait for it, or end the process its way."""
+        lost = self.cluster_trouble()
+        if lost and self.signals.end is not None and isinstance(error, HeliostatError):
+            self.signals.end(error)
 
     def _watch(self) -> None:
         if self.signals.end is None:

@@ -168,8 +168,9 @@ class _Run:
         importing = imports_ahead(self.spec)
         self.console.doing(what_starts(self.address))
         with self._phase("start"):
-            context = connected(self.address, meanwhile=importing.start)
+            context = connected(self.address, importing.start, self.record.note)
             cluster = context.__enter__()
+        self.guardian.cluster_trouble = cluster.lifeline.trouble
         try:
             # Not beside the shutdown: Ray ends a process in which anything of its own is
             # collected by another thread while it goes down.
@@ -177,7 +178,8 @@ class _Run:
             with self.guardian.during("report"):
                 return self._publish(outcome)
         except BaseException as error:
-            self._end(error)  # before Ray goes down, which takes time, and may take the process
+            told = self._end(error)  # before Ray goes down, which takes time
+            self.guardian.leave_lost_cluster(told)
             raise
         finally:
             with self.guardian.closing():

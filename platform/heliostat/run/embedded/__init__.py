@@ -6,6 +6,7 @@ looks at the processes that come of it. Those parts are about four seconds of a 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,21 +16,26 @@ from typing import Any
 
 import ray
 from ray._private import node, parameter, services, utils
-from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT
+from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT, PROCESS_TYPE_RAYLET
 
 from heliostat.run.embedded.folder import private_folder
 
 LOOPBACK = "127.0.0.1"
-UP_SECONDS, LOOK_SECONDS = 20.0, 0.02
+GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
+LOOK_SECONDS = 0.02
 HERE = Path(__file__).parent
 
 
-def start_one_node(cpus: int, meanwhile: Callable[[], None]) -> None:
-    """`ray.init` of a cluster with so many CPUs. `meanwhile` is called once its processes are on
-    their way: what it begins to do delays none of them.
+def start_one_node(cpus: int, meanwhile: Callable[[], None], up_seconds: float) -> None:
+    """`ray.init` of a cluster with so many CPUs, which may take about `up_seconds`. `meanwhile` is
+    called once its processes are on their way: what it begins to do delays none of them.
+
+    Raises:
+        Exception: of whatever type Ray has for it.
     """
+    os.environ[GCS_WAIT] = str(int(up_seconds))
     with ExitStack() as changes:
-        for place, name, value in _changes(meanwhile):
+        for place, name, value in _changes(meanwhile, up_seconds):
             changes.enter_context(_replaced(place, name, value))
         ray.init(
             address="local",
@@ -43,7 +49,7 @@ def start_one_node(cpus: int, meanwhile: Callable[[], None]) -> None:
         )
 
 
-def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
+def _changes(meanwhile: Callable[[], None], up_seconds: float) -> Iterator[tuple[Any, str, Any]]:
     """What of Ray is another while it starts, and why."""
     # No autoscaler, which is waited for at the end; no forwarder of logs, to which nobody listens.
     lean = {"no_monitor": True, "include_log_monitor": False}
@@ -70,8 +76,10 @@ def _changes(meanwhile: Callable[[], None]) -> Iterator[tuple[Any, str, Any]]:
         start(self, *arguments, **settings)
         meanwhile()
         # Ray itself would look once a second whether its node is up.
-        deadline = time.monotonic() + UP_SECONDS
+        deadline = time.monotonic() + up_seconds
         while not self.get_gcs_client().get_all_node_info() and time.monotonic() < deadline:
+            if self.all_processes[PROCESS_TYPE_RAYLET][0].process.poll() is not None:
+                raise RuntimeError("its raylet has died")
             time.sleep(LOOK_SECONDS)
 
     yield node.Node, "start_raylet", started

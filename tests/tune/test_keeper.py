@@ -15,6 +15,7 @@ from heliostat.train.assignment import Assignment
 from heliostat.tune.keeper import Keeper
 from heliostat.tune.ledger import Ledger
 from heliostat.tune.order import Answer, Scoring
+from heliostat.tune.pause import Pause
 from heliostat.tune.search import ListedSearch
 from heliostat.tune.sweep import Sweep
 from heliostat.tune.work import FAILED, FINISHED, PAUSED
@@ -57,7 +58,7 @@ def kept(make_job, tmp_path):
             models=tmp_path / "models", checkpoints=tmp_path / "checkpoints",
             metrics_folder=tmp_path, company=lambda work: company,
             scoring=lambda best: Scoring(best.id, base, best.id) if scores else None, group=None, concurrency=2,
-            stop_requested=lambda: False, deadline=None, limit="", view=View(),
+            stop_requested=lambda: False, deadline=None, limit="", view=View(), pause=Pause(tmp_path / "pause.json"),
         )  # fmt: skip
         return Keeper(sweep)
 

@@ -47,11 +47,18 @@ Progress = Callable[[int, int], None]
 Shard = dict[str, Any]
 
 
-def prepare(plan: Plan, folder: StorePath, num_tasks: int, progress: Progress) -> Prepared:
+def prepare(
+    plan: Plan,
+    folder: StorePath,
+    num_tasks: int,
+    progress: Progress,
+    waiting: Callable[[], None] = lambda: None,
+) -> Prepared:
     """The prepared copy of the plan's source under `folder`, made now if it is not there.
 
     `progress(rows done, rows in all)` is called as shards are finished, and while another
-    process prepares the same copy; `num_tasks` bounds how many units are packed at once.
+    process prepares the same copy; `num_tasks` bounds how many units are packed at once. `waiting`
+    is called in between, and may raise.
 
     Raises:
         DataError: a page is damaged, or the source changed after it was listed.
@@ -62,12 +69,13 @@ def prepare(plan: Plan, folder: StorePath, num_tasks: int, progress: Progress) -
         lease = Lease.acquire(folder / LEASES / plan.prepared_digest)
         if lease is None:
             progress(0, plan.catalog.num_rows)
+            waiting()
             time.sleep(WAIT_SECONDS)
             continue
         with lease.kept():
             if not (final / MANIFEST).exists():
                 try:
-                    _prepare(plan, final, num_tasks, progress)
+                    _prepare(plan, final, num_tasks, progress, waiting)
                 except DataError:  # only another source can mend it, and that is another copy
                     remove_folder(lasting_stage(final))
                     raise
@@ -80,9 +88,15 @@ def is_prepared(plan: Plan, folder: StorePath) -> bool:
     return (folder / plan.prepared_digest / MANIFEST).exists()
 
 
-def _prepare(plan: Plan, final: StorePath, num_tasks: int, progress: Progress) -> None:
+def _prepare(
+    plan: Plan,
+    final: StorePath,
+    num_tasks: int,
+    progress: Progress,
+    waiting: Callable[[], None],
+) -> None:
     stage = lasting_stage(final)
-    finished = _pack_all(plan, stage, num_tasks, progress)
+    finished = _pack_all(plan, stage, num_tasks, progress, waiting)
     shards = [shard for unit in finished for shard in unit["shards"]]
     filtered = sum(unit["filtered"] for unit in finished)
     rows = sum(shard["rows"] for shard in shards)
@@ -124,7 +138,11 @@ def _stream_facts(plan: Plan, finished: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def _pack_all(
-    plan: Plan, stage: StorePath, num_tasks: int, progress: Progress
+    plan: Plan,
+    stage: StorePath,
+    num_tasks: int,
+    progress: Progress,
+    waiting: Callable[[], None],
 ) -> list[dict[str, Any]]:
     units = units_of(plan.catalog)
     noted = {path.name for path in matching(stage, "unit-*.json")}
@@ -144,7 +162,7 @@ def _pack_all(
         hashed=plan.job.spec.data.clean.duplicates == "drop",
     )
     done = sum(unit.num_rows for unit in units) - sum(unit.num_rows for unit in left)
-    results = run_units(left, work, num_tasks, patience) if left else iter(())
+    results = run_units(left, work, num_tasks, patience, waiting) if left else iter(())
     for result in results:
         index = result.pop("index")
         finished[index] = result

@@ -10,6 +10,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from heliostat.errors import DataError, PlacementError, Problem
 ROWS_PER_UNIT = 65_536
 DEFAULT_PATIENCE_SECONDS = 1200.0
 JOIN_SECONDS = 15.0
+WAIT_SECONDS = 0.25
 ITEMS_PER_TASK, UNITS_PER_ITEM = 4, 64
 
 _Run = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
@@ -61,9 +63,11 @@ def run_units(
     work: Callable[[Unit], dict[str, Any]],
     num_tasks: int,
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added; at
-    most `num_tasks` are at work at once. Without tasks, this process does all the work.
+    most `num_tasks` are at work at once. Without tasks, this process does all the work. `waiting`
+    is called while nothing comes, and may raise.
 
     Raises:
         DataError: as soon as a unit meets damaged data; the message names file and row group.
@@ -73,7 +77,8 @@ def run_units(
         return
     num_tasks = min(num_tasks, len(units))
     rows = _rows(partial(_each, work), _items(units, max(1, num_tasks)), num_tasks)
-    for row in _within(rows, patience_seconds) if num_tasks else rows:
+    for row in _within(rows, patience_seconds, waiting) if num_tasks else rows:
+        waiting()
         answer = json.loads(row["answer"])
         if "problems" in answer:
             raise DataError([Problem(*problem) for problem in answer["problems"]])
@@ -126,7 +131,9 @@ def _all(run: _Run, items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from run(item)
 
 
-def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator[dict[str, Any]]:
+def _within(
+    rows: Iterable[dict[str, Any]], patience_seconds: float, waiting: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     """`rows`, as long as one follows the other in time; Ray Data itself would wait for ever."""
     arrived: queue.Queue[Any] = queue.Queue()
     enough = threading.Event()
@@ -145,7 +152,7 @@ def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator
     thread.start()
     try:
         while True:
-            row = arrived.get(timeout=patience_seconds)
+            row = _next(arrived, patience_seconds, waiting)
             if row is None:
                 return
             if isinstance(row, Exception):
@@ -159,6 +166,17 @@ def _within(rows: Iterable[dict[str, Any]], patience_seconds: float) -> Iterator
         thread.join(JOIN_SECONDS)
 
 
+def _next(arrived: queue.Queue[Any], patience_seconds: float, waiting: Callable[[], None]) -> Any:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return arrived.get(timeout=min(WAIT_SECONDS, patience_seconds))
+        except queue.Empty:
+            waiting()
+            if time.monotonic() > deadline:
+                raise
+
+
 def _starving(patience_seconds: float) -> str:
     import ray
 
@@ -166,7 +184,8 @@ def _starving(patience_seconds: float) -> str:
     return (
         f"no data task has ended for {patience_seconds / 60:g} minutes (`limits.start_minutes`): "
         f"each needs 1 CPU, the cluster has {total.get('CPU', 0):g}, {free.get('CPU', 0):g} of "
-        "them free. Wait for other jobs to end, or use a larger cluster"
+        "them free. If other jobs hold them, wait for their end, or use a larger cluster; if not, "
+        "a data task hangs, or its process is stopped"
     )
 
 

@@ -257,7 +257,9 @@ class _Run:
             self.console.doing(PREPARING)
         with self._phase("prepare"):
             tasks = self._data_tasks(cluster)
-            prepared = prepare(plan, self.storage.prepared, tasks, self._preparing)
+            prepared = prepare(
+                plan, self.storage.prepared, tasks, self._preparing, self.guardian.check
+            )
         fetch_ahead(self.storage.prepared / plan.prepared_digest)
         seconds = duration_text(self.clock.seconds["prepare"])
         how = "found prepared" if reused else f"prepared in {seconds}"
@@ -299,7 +301,6 @@ class _Run:
 
     def _preparing(self, done: int, total: int) -> None:
         self.console.doing(PREPARING, f"{done:,} of {total:,} rows")
-        self.guardian.check()
 
     def _keep_code(self) -> str | None:
         """The job's own code, copied into the run so that every worker sees the same."""

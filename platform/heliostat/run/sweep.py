@@ -31,6 +31,7 @@ from heliostat.tune.lane import score
 from heliostat.tune.lanes import run_sweep
 from heliostat.tune.ledger import Ledger, TrialRecord
 from heliostat.tune.order import Scoring
+from heliostat.tune.pause import Pause
 from heliostat.tune.sweep import Sweep, is_paced
 from heliostat.tune.work import CUT, FINISHED, Trial, Work
 
@@ -79,7 +80,7 @@ def tune_job(
         models=trials.models,
         checkpoints=trials.checkpoints,
         metrics_folder=folder.metrics,
-        company=_company(plan, trials, ledger, record),
+        company=_company(plan, trials, ledger, record, watch),
         scoring=lambda best: trials.scoring(best) if plan.job.spec.scale.num_workers == 1 else None,
         group=_group(plan),
         concurrency=trials_at_once(plan, cluster),
@@ -87,6 +88,7 @@ def tune_job(
         deadline=watch.deadline,
         limit=watch.limit,
         view=SweepBoard(plan, record),
+        pause=Pause(folder.path / f"pause-{trials.base_place.token:05d}.json"),
     )
     best, keeper = run_sweep(sweep)
     record.console.rest()
@@ -102,14 +104,14 @@ def tune_job(
 
 
 def _company(
-    plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord
+    plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord, watch: Watch
 ) -> Callable[[Work], Company | None]:
     if plan.job.spec.scale.num_workers > 1:
         return lambda work: None
-    return partial(trials.company, _cohort(plan, trials, ledger, record))
+    return partial(trials.company, _cohort(plan, trials, ledger, record, watch))
 
 
-def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord) -> int:
+def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord, watch: Watch) -> int:
     """How many trials train as one stacked model, which a first one's steps tell."""
     tune, scale = plan.job.spec.tune, plan.job.spec.scale
     assert tune is not None
@@ -123,9 +125,10 @@ def _cohort(plan: Plan, trials: Trials, ledger: Ledger, record: RunRecord) -> in
     else:
         needs = {"num_cpus": scale.resources.cpu, "num_gpus": scale.resources.gpu}
         own_rows = "seed" in tune.space
-        measured = ray.get(
-            _measured.options(**needs).remote(trials.assignment(first), plan.num_trials, own_rows)
+        measuring = _measured.options(**needs).remote(
+            trials.assignment(first), plan.num_trials, own_rows
         )
+        measured = watch.answer_of(measuring, "the measuring of trials trained together")
         told, size = measured.why, measured.size
     record.console.line(f"fuse      {told}")
     ledger.tell({"fuse": told})
@@ -172,7 +175,8 @@ def _best_model(
     """
     scoring = trials.scoring(best)
     if scoring is not None:
-        return ray.get(_score.remote(scoring))
+        told: tuple[Any, Any] = watch.answer_of(_score.remote(scoring), "the best model's scoring")
+        return told
     assignment, why = trials.of(best), "was not kept; it is trained again"
     if trials.in_folds:
         assignment, why = refitted(assignment, best.lengths), "is trained on the rows of all folds"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 SEND_SECONDS = 0.2
+CLOSE_SECONDS = 300.0  # the driver may be suspended for a while
 ENDED = "ended"
 
 
@@ -57,7 +58,7 @@ class Mailbox:
         """The work on offer, if any."""
         return self._work
 
-    def register(self, worker: Any) -> None:
+    def register(self, worker: Any, rank: int, place: str) -> None:
         """Remember a worker."""
         self._workers.append(worker)
 
@@ -114,7 +115,9 @@ class Sender:
     def close(self) -> None:
         """Send what is left, and end."""
         self._done.set()
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            raise ConnectionError("the driver does not take what is sent")
         self._flush()
 
     def _pump(self) -> None:

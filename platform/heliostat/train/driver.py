@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
+
+import ray
 
 from heliostat.errors import (
     FAILED,
@@ -27,6 +29,8 @@ from heliostat.train.workers import ActorGroup, GroupSpec, Poll, WorkerGroup
 
 POLL_SECONDS = 0.05
 STOP_GRACE_SECONDS = 60.0
+SILENT_GRACE_SECONDS = 5.0  # where a worker does not even answer
+ANSWER_SECONDS = 0.5
 
 
 class Sink(Protocol):
@@ -47,6 +51,36 @@ class Watch:
     deadline: float | None
     limit: str
     stop_requested: Callable[[], bool]
+
+    def reason(self) -> HeliostatError | None:
+        """Why to end now: time is over, or a stop is wanted.
+
+        Raises:
+            InterruptedRunError: at once: the cluster is lost, or the run is another process's.
+        """
+        if self.stop_requested():
+            return StoppedError("stopped")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return InterruptedRunError(f"the time limit `{self.limit}` is over")
+        return None
+
+    def answer_of(self, reference: Any, what: str) -> Any:
+        """What a task has given; `what` it is for.
+
+        Raises:
+            StoppedError, InterruptedRunError: a stop is wanted, time is over, or nothing came of
+                it for as long as nothing may.
+        """
+        started = time.monotonic()
+        while not ray.wait([reference], timeout=ANSWER_SECONDS)[0]:
+            if reason := self.reason():
+                raise reason
+            if time.monotonic() - started > self.stall_seconds:
+                raise InterruptedRunError(
+                    f"{what} has not ended for {self.stall_seconds / 60:g} minutes "
+                    "(`limits.stall_minutes`): its process hangs, or is stopped"
+                )
+        return ray.get(reference)
 
 
 def build_group(spec: JobSpec, storage: str, num_at_once: int = 1) -> WorkerGroup:
@@ -105,7 +139,9 @@ class _Driver:
         self.stopped: Stopped | None = None
         self.moved = time.monotonic()
         self.restarts = 0
-        self.stop_asked = 0.0
+        self.ending: HeliostatError | None = None
+        self.ending_since = 0.0
+        self.is_silent = False
 
     def finished(self, work: Work, assignment: Assignment) -> Finished:
         self.run(work, assignment)
@@ -120,16 +156,24 @@ class _Driver:
             poll = self.group.poll()
             self._pass_on(poll)
             if poll.state == "finished" and self.stopped is not None:
-                raise StoppedError(f"stopped at step {self.stopped.step}")
+                raise self._stopped(f"stopped at step {self.stopped.step}")
             if poll.state == "finished":
                 return
+            if poll.state == "failed" and self.ending is not None:
+                raise self._stopped(f"the workers failed on the way: {poll.error}")
             if poll.state == "failed":
                 raise InterruptedRunError(
                     f"the workers failed {poll.restarts + 1} times, "
                     f"the last time with: {poll.error}"
                 )
-            self._check_time()
+            self._check_time(poll)
             time.sleep(POLL_SECONDS)
+
+    def _stopped(self, how: str) -> HeliostatError:
+        """The end that was asked for; a time limit says so itself."""
+        if self.ending is None or isinstance(self.ending, StoppedError):
+            return StoppedError(how)
+        return type(self.ending)(f"{self.ending}; {how}")
 
     def _pass_on(self, poll: Poll) -> None:
         if poll.restarts > self.restarts:
@@ -153,21 +197,25 @@ class _Driver:
             if isinstance(event, Stopped):
                 self.stopped = event
 
-    def _check_time(self) -> None:
+    def _check_time(self, poll: Poll) -> None:
         now = time.monotonic()
-        if self.watch.deadline is not None and now > self.watch.deadline:
-            raise InterruptedRunError(f"the time limit `{self.watch.limit}` is over")
+        if poll.silent and not self.is_silent:
+            self.sink.note(poll.silent)
+        self.is_silent = bool(poll.silent)
         if now - self.moved > self.watch.stall_seconds:
+            why = poll.silent or "a worker hangs, or a step takes longer than that"
             raise InterruptedRunError(
                 f"nothing has moved for {self.watch.stall_seconds / 60:g} minutes "
-                "(`limits.stall_minutes`): a worker hangs, or a step takes longer than that"
+                f"(`limits.stall_minutes`): {why}"
             )
-        if self.watch.stop_requested():
-            if not self.stop_asked:
-                self.stop_asked = now
-                self.group.ask_stop()
-            elif now - self.stop_asked > STOP_GRACE_SECONDS:
-                raise StoppedError("stopped; the workers did not reach another checkpoint in time")
+        reason = self.ending or self.watch.reason()
+        if reason is not None and self.ending is None:
+            self.ending, self.ending_since = reason, now
+            self.group.ask_stop()
+        grace = SILENT_GRACE_SECONDS if poll.silent else STOP_GRACE_SECONDS
+        if self.ending is not None and now - self.ending_since > grace:
+            why = poll.silent or "the workers did not reach another checkpoint in time"
+            raise self._stopped(f"stopped; {why}")
 
 
 def _error_of(event: Failed) -> HeliostatError:

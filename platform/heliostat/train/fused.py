@@ -299,7 +299,8 @@ class _Cohort:
         ]
 
     def _ends(self, validated: bool, last: bool) -> Iterator[Told]:
-        due = self.control.checkpoint_due()
+        stops = self.control.stop_requested()
+        due = stops or self.control.checkpoint_due()
         for place, member in enumerate(self.members):
             if member.has_ended:
                 continue
@@ -310,7 +311,7 @@ class _Cohort:
             elif (validated and member.is_at_pause) or due:
                 self._save(place, member, best=False, due=True)
                 yield member.place, Committed(self.step, False)
-                if validated and member.is_at_pause:
+                if stops or (validated and member.is_at_pause):
                     member.has_ended = True
                     yield member.place, Stopped(self.step)
         if due:

@@ -8,6 +8,7 @@ own before anything is unpickled.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
@@ -34,12 +35,21 @@ class Exchange:
         self._key = token_bytes(32)
         self._listener = Listener((ray.util.get_node_ip_address(), 0), backlog=64)
         self._lines: list[Connection] = []
+        self._heard: dict[Connection, tuple[int, str, float]] = {}  # rank, place, when
         threading.Thread(target=self._accept, daemon=True, name="exchange").start()
 
     @property
     def address(self) -> tuple[Any, bytes]:
         """What `Line` needs."""
         return self._listener.address, self._key
+
+    def silent(self, seconds: float) -> list[tuple[int, str, float]]:
+        """The workers on the line that have not been heard for so long: rank, place, and for how
+        long. They call several times a second.
+        """
+        now = time.monotonic()
+        waits = [(rank, place, now - when) for rank, place, when in list(self._heard.values())]
+        return [wait for wait in waits if wait[2] > seconds]
 
     def close(self) -> None:
         """Hang up."""
@@ -62,9 +72,18 @@ class Exchange:
             answer_challenge(line, self._key)
             while True:
                 name, *arguments = line.recv()
+                self._hear(line, name, arguments)
                 line.send(getattr(self._mailbox, name)(*arguments))
         except (OSError, EOFError, AuthenticationError):
             line.close()  # the worker is gone, or it was none of ours
+        finally:
+            self._heard.pop(line, None)
+
+    def _hear(self, line: Connection, name: str, arguments: list[Any]) -> None:
+        if name == "register":
+            self._heard[line] = (*arguments[1:], 0.0)
+        if line in self._heard:
+            self._heard[line] = (*self._heard[line][:2], time.monotonic())
 
 
 class Line:
@@ -83,10 +102,10 @@ class Line:
         """See `Channel`."""
         return bool(self._call("send", list(messages)))
 
-    def register(self) -> None:
-        """Let the driver end this worker."""
+    def register(self, rank: int, place: str) -> None:
+        """Let the driver end this worker, and know it by name."""
         actor = ray.get_runtime_context().current_actor
-        self._call("register", cloudpickle.dumps(actor))
+        self._call("register", cloudpickle.dumps(actor), rank, place)
 
     def work(self) -> Any:
         """The work on offer, if any."""

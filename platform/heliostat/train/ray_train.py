@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import uuid
+from contextlib import suppress
 from typing import Any, Literal
 
 import ray
@@ -33,7 +34,15 @@ from heliostat.train.channel import ENDED, Mailbox, Seat, Work
 from heliostat.train.line import Exchange, Line
 from heliostat.train.replicas import WholeReplicas
 from heliostat.train.worker import preload
-from heliostat.train.workers import GroupSpec, Poll, free_address, placement_sentence
+from heliostat.train.workers import (
+    SILENT_SECONDS,
+    GroupSpec,
+    Poll,
+    free_address,
+    own_place,
+    placement_sentence,
+    silence,
+)
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -125,12 +134,17 @@ class RayTrainGroup:
             raise PlacementError(placement_sentence(self.spec))
         if alive:
             state: Literal["running", "starting"] = "running" if self._up else "starting"
-            return Poll(tuple(messages), state, restarts=restarts, size=self._size)
+            return Poll(tuple(messages), state, "", restarts, self._size, self._silent())
         if self._error and not self._up:
             raise PlacementError(f"{placement_sentence(self.spec)} ({self._error})")
         if self._error:
             return Poll(tuple(messages), "failed", self._error, restarts)
         return Poll(tuple(messages), "finished", restarts=restarts)
+
+    def _silent(self) -> str:
+        if self._exchange is None or not self._up:
+            return ""
+        return "; ".join(silence(*wait) for wait in self._exchange.silent(SILENT_SECONDS))
 
     def ask_stop(self) -> None:
         """See `WorkerGroup`."""
@@ -141,8 +155,9 @@ class RayTrainGroup:
         if self._thread is None:
             return
         if self._thread.is_alive():
-            for actor in self._mailbox.end(cloudpickle.dumps(ENDED)):
-                ray.kill(cloudpickle.loads(actor))
+            with suppress(ray.exceptions.RayError):  # of a cluster that is gone
+                for actor in self._mailbox.end(cloudpickle.dumps(ENDED)):
+                    ray.kill(cloudpickle.loads(actor))
             self._thread.join(timeout=GRACE_SECONDS)
         if self._exchange is not None:
             self._exchange.close()
@@ -190,7 +205,7 @@ def _ray_train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     line = Line(config["line"])
-    line.register()
+    line.register(rank, own_place())
     preload(config["family"])
     meeting = (free_address(), uuid.uuid4().hex) if rank == 0 else None
     address, attempt = broadcast_from_rank_zero(meeting)

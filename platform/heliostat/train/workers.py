@@ -7,10 +7,12 @@ down, and the group comes back and does the same work again, `failures` times.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -21,6 +23,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from heliostat.errors import PlacementError, first_line
 from heliostat.train.channel import Mailbox, Seat, Work
 from heliostat.train.worker import preload
+
+ANSWER_SECONDS = 0.2  # of a worker that lives; others are not waited for
+SILENT_SECONDS = 15.0  # after them it is worth a word
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class GroupSpec:
 @dataclass(frozen=True)
 class Poll:
     """What happened since the last poll: (rank, message, time) in order, and the group's state.
-    `error` says why a failed group failed; `size` how many workers there are, where that changes.
+    `error` says why a failed group failed; `size` how many workers there are, where that changes;
+    `silent` who has not answered for a while.
     """
 
     messages: tuple[tuple[int, Any, float], ...]
@@ -61,6 +67,7 @@ class Poll:
     error: str = ""
     restarts: int = 0
     size: int | None = None
+    silent: str = ""
 
 
 class WorkerGroup(Protocol):
@@ -80,6 +87,19 @@ class WorkerGroup(Protocol):
 
     def stop(self) -> None:
         """End the workers now, whatever they do."""
+
+
+def own_place() -> str:
+    """Which process this is, and where."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def silence(rank: int, place: str, seconds: float) -> str:
+    """What is known of a worker that does not answer."""
+    return (
+        f"rank {rank} ({place}) has not answered for {seconds:.0f} s: it is stopped, its machine "
+        "is busy or cannot be reached, or a library keeps all of it"
+    )
 
 
 def free_address() -> str:
@@ -107,9 +127,9 @@ class _Worker:
         self._state = "running"
         threading.Thread(target=self._work, args=(work, payload, seat), daemon=True).start()
 
-    def poll(self) -> tuple[list[Any], str, str]:
+    def poll(self) -> tuple[list[Any], str, str, str]:
         state, error = self._state, self._error  # before the messages, which come first
-        return self._mailbox.take(), state, error
+        return self._mailbox.take(), state, error, own_place()
 
     def ask_stop(self) -> None:
         self._mailbox.ask_stop()
@@ -124,6 +144,23 @@ class _Worker:
             self._state = "finished"
 
 
+@dataclass
+class _Seen:
+    """What the driver knows of a worker: its last answer, and the question on its way."""
+
+    actor: Any
+    asked: Any = None
+    state: str = "idle"
+    error: str = ""
+    place: str = ""
+    heard: float = 0.0
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has not answered; 0 before it is up."""
+        return time.monotonic() - self.heard if self.heard else 0.0
+
+
 class ActorGroup:
     """Plain actors in a placement group: one's own, or one that is given (a trial's)."""
 
@@ -133,9 +170,10 @@ class ActorGroup:
         self.spec = spec
         self._given, self._first = group, first_bundle
         self._group: PlacementGroup | None = None
-        self._actors: list[Any] = []
+        self._seen: list[_Seen] = []
+        self._address: Any = None
         self._work: tuple[Work, Any] | None = None
-        self._running = False
+        self._running = self._stop_asked = False
         self._restarts = 0
         self._deadline = 0.0
 
@@ -145,17 +183,20 @@ class ActorGroup:
         self._running = False
         self._group = self._given or placement_group([self.spec.bundle] * self.spec.size, "PACK")
         actor = ray.remote(_Worker)
-        self._actors = [
-            actor.options(
-                num_cpus=self.spec.cpu,
-                num_gpus=self.spec.gpu,
-                memory=self.spec.memory_bytes,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._group, placement_group_bundle_index=self._first + rank
-                ),
-            ).remote(self.spec.family)
+        self._seen = [
+            _Seen(
+                actor.options(
+                    num_cpus=self.spec.cpu,
+                    num_gpus=self.spec.gpu,
+                    memory=self.spec.memory_bytes,
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(
+                        self._group, placement_group_bundle_index=self._first + rank
+                    ),
+                ).remote(self.spec.family)
+            )
             for rank in range(self.spec.size)
         ]
+        self._address = self._seen[0].actor.address.remote() if self.spec.size > 1 else None
 
     def run(self, work: Work, payload: Any) -> None:
         """See `WorkerGroup`. Workers that have ended what they did take new work."""
@@ -166,53 +207,99 @@ class ActorGroup:
         """See `WorkerGroup`."""
         if not self._running and not self._begin():
             return Poll((), "starting", restarts=self._restarts)
+        messages: list[Any] = []
         try:
-            answers = ray.get([actor.poll.remote() for actor in self._actors])
+            self._ask(messages)
         except ray.exceptions.RayActorError as error:
-            return self._come_back((), _death(error))
-        messages = tuple(m for taken, _, _ in answers for m in taken)
-        errors = [f"rank {r}: {e}" for r, (_, state, e) in enumerate(answers) if state == "failed"]
+            return self._come_back(messages, _death(error))
+        errors = [f"rank {r}: {s.error}" for r, s in enumerate(self._seen) if s.state == "failed"]
         if errors:
             return self._come_back(messages, "; ".join(errors))
-        done = all(state == "finished" for _, state, _ in answers)
-        return Poll(messages, "finished" if done else "running", restarts=self._restarts)
+        done = all(seen.state == "finished" for seen in self._seen)
+        state: Literal["finished", "running"] = "finished" if done else "running"
+        return Poll(tuple(messages), state, restarts=self._restarts, silent=self._silent())
 
     def ask_stop(self) -> None:
         """See `WorkerGroup`."""
-        for actor in self._actors:
-            actor.ask_stop.remote()
+        self._stop_asked = True
+        for seen in self._seen:
+            seen.actor.ask_stop.remote()
 
     def stop(self) -> None:
         """See `WorkerGroup`."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-        if self._group is not None and self._given is None:
-            remove_placement_group(self._group)
+        with suppress(ray.exceptions.RayError):  # of a cluster that is gone
+            for seen in self._seen:
+                ray.kill(seen.actor)
+            if self._group is not None and self._given is None:
+                remove_placement_group(self._group)
+        self._seen = []
         self._group = None
         self._running = False
 
+    def _ask(self, messages: list[Any]) -> None:
+        """Take the answers that are there, and ask those again who have given one."""
+        for seen in self._seen:
+            seen.asked = seen.asked or seen.actor.poll.remote()
+        questions = [seen.asked for seen in self._seen]
+        ready, _ = ray.wait(questions, num_returns=len(questions), timeout=ANSWER_SECONDS)
+        for seen in self._seen:
+            if seen.asked in ready:
+                answer, seen.asked = seen.asked, None
+                taken, seen.state, seen.error, seen.place = ray.get(answer)
+                seen.heard = time.monotonic()
+                messages += taken
+
+    def _silent(self) -> str:
+        told = [
+            silence(rank, seen.place, seen.silent_seconds)
+            for rank, seen in enumerate(self._seen)
+            if seen.silent_seconds > SILENT_SECONDS
+        ]
+        return "; ".join(told)
+
     def _begin(self) -> bool:
-        """Hand out the work once the placement group is there; False while it is not."""
+        """Hand out the work once the workers are placed; False while they are not."""
         if self._work is None:
             return False
         assert self._group is not None
-        if not self._group.wait(0.1):
+        is_placed = bool(self._group.wait(0.1))
+        address = self._meeting() if is_placed else None
+        if address is None:
             if time.monotonic() > self._deadline:
-                raise PlacementError(placement_sentence(self.spec))
+                raise PlacementError(self._why_not_up(is_placed))
             return False
         work, payload = self._work
-        try:
-            address = ray.get(self._actors[0].address.remote()) if self.spec.size > 1 else ""
-            for rank, actor in enumerate(self._actors):
-                actor.run.remote(work, payload, rank, self.spec.size, address)
-        except ray.exceptions.RayActorError:
-            pass  # the next poll meets the same death, and counts it
+        with suppress(ray.exceptions.RayActorError):  # the next poll meets it, and counts it
+            for rank, seen in enumerate(self._seen):
+                seen.state = "running"  # until it says otherwise: it may have ended other work
+                seen.asked = None
+                seen.actor.run.remote(work, payload, rank, self.spec.size, address)
+                if self._stop_asked:
+                    seen.actor.ask_stop.remote()
         self._running = True
         return True
 
+    def _meeting(self) -> str | None:
+        """Where the ranks will meet; None as long as the first one is not up."""
+        if self._address is None:
+            return ""
+        try:
+            ready, _ = ray.wait([self._address], timeout=ANSWER_SECONDS)
+            return str(ray.get(self._address)) if ready else None
+        except ray.exceptions.RayActorError:
+            return ""  # the next poll meets the same death, and counts it
+
+    def _why_not_up(self, is_placed: bool) -> str:
+        if not is_placed:
+            return placement_sentence(self.spec)
+        minutes = self.spec.start_seconds / 60
+        return (
+            f"the workers are placed, but have not come up in {minutes:g} minutes "
+            "(`limits.start_minutes`)"
+        )
+
     def _come_back(self, messages: Sequence[Any], error: str) -> Poll:
-        if self._restarts >= self.spec.failures:
+        if self._restarts >= self.spec.failures or self._stop_asked:
             return Poll(tuple(messages), "failed", error, self._restarts)
         self.stop()
         self._restarts += 1

@@ -22,9 +22,10 @@ from heliostat.tune.ledger import TrialRecord
 from heliostat.tune.order import Answer, Order, Task
 from heliostat.tune.policy import Policy
 from heliostat.tune.sweep import Sweep
-from heliostat.tune.work import CUT, FAILED, FINISHED, PAUSED, Ended, Outcome, Work
+from heliostat.tune.work import CUT, FAILED, FINISHED, PAUSED, STOPPED, Ended, Outcome, Work
 
 MOST_HELD = 4_096
+PAUSE_SECONDS = 45.0  # for lanes to commit a checkpoint when the sweep must end
 LAG_PER_LANE = 2  # decisions in order wait for stragglers, but not for the very next outcome
 
 
@@ -52,7 +53,9 @@ class Keeper:
         self.num_failed = self.num_ended = self.num_reused = 0
         self.best: TrialRecord | None = None
         self._scores = BestScores(sweep.scoring)
-        self.why_ended = ""
+        self.why_ended = self._why_pausing = ""
+        self._pausing_since = 0.0
+        self.placed: set[int] = set()  # the orders whose process is up
         self._last_error = ""
         self._moved = time.time()
 
@@ -68,7 +71,7 @@ class Keeper:
 
     def next_order(self) -> Order | None:
         """What a free lane begins now; None: nothing, or not yet."""
-        if self.why_ended or len(self._running) >= self.sweep.concurrency:
+        if self.why_ended or self._why_pausing or len(self._running) >= self.sweep.concurrency:
             return None
         if self._alone:  # others first come to their ends, and then begin after it
             return None if self._running else self._begin(self._alone.popleft().tasks)
@@ -101,6 +104,8 @@ class Keeper:
         order = self._running.pop(number, None)
         if order is None:
             return  # cut a moment ago
+        if any(answer.status == STOPPED for answer in answers):
+            return  # it goes on from its checkpoint when the sweep does
         if order.scoring is not None:
             self._scores.take(order.scoring, answers[0])
             self._drop_losers({order.scoring.trial})
@@ -138,15 +143,24 @@ class Keeper:
         )
         if self.num_failed > allowed:
             self.why_ended = "failures"
-        elif self._all_ended:
-            return False  # what is left are a few seconds of scoring
+        elif self._all_ended and not self._running:
+            return False
         elif sweep.deadline is not None and time.monotonic() > sweep.deadline:
-            self.why_ended = "time"
+            self._pause("time")
         elif sweep.stop_requested():
-            self.why_ended = "stop"
+            self._pause("stop")
         elif time.time() - self._last_moved() > self._stall_seconds:
             self.why_ended = "stall"
         return bool(self.why_ended)
+
+    def _pause(self, why: str) -> None:
+        """Let what is in training commit a checkpoint, and end."""
+        if not self._why_pausing:
+            self._why_pausing, self._pausing_since = why, time.monotonic()
+            self.sweep.pause.ask()
+        trains = any(order.tasks for order in self._running.values())
+        if not trains or time.monotonic() - self._pausing_since > PAUSE_SECONDS:
+            self.why_ended = self._why_pausing
 
     def check_end(self) -> None:
         """Raise why the sweep ended early, if it did."""
@@ -157,7 +171,7 @@ class Keeper:
         if self.why_ended == "stall":
             raise InterruptedRunError(
                 f"no trial has moved for {self._stall_seconds / 60:g} minutes "
-                f"(`limits.stall_minutes`): {placement_sentence(self.sweep.group)}"
+                f"(`limits.stall_minutes`): {self._why_stalled()}"
             )
         if self.why_ended == "time":
             raise InterruptedRunError(f"the time limit `{self.sweep.limit}` is over")
@@ -168,6 +182,14 @@ class Keeper:
             )
         if not self.is_over:
             raise InterruptedRunError(f"only {done} ended")
+
+    def _why_stalled(self) -> str:
+        stuck = [order for number, order in self._running.items() if number in self.placed]
+        if not stuck:
+            return placement_sentence(self.sweep.group)
+        trials = sorted({task.work.trial.index for order in stuck for task in order.tasks})
+        named = ", ".join(str(index) for index in trials) or "that scores the best model"
+        return f"the process of trial {named} hangs or is stopped, or a step takes longer than that"
 
     def _gathered(self) -> list[Work]:
         """The next work, and those that can train together with it: as many as leave the other

@@ -28,7 +28,8 @@ from heliostat.train.scoring import final_metrics
 from heliostat.train.worker import train_worker
 from heliostat.train.workers import ActorGroup, GroupSpec
 from heliostat.tune.order import Answer, Order, Scoring, Task, answers_text
-from heliostat.tune.work import FAILED, FINISHED, PAUSED
+from heliostat.tune.pause import Pause
+from heliostat.tune.work import FAILED, FINISHED, PAUSED, STOPPED
 
 POLL_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
@@ -40,6 +41,7 @@ class LaneContext:
 
     metrics_folder: str
     group: GroupSpec
+    pause: str
 
 
 class Lane(tune.Trainable):  # type: ignore[misc]
@@ -107,8 +109,9 @@ class Course:
     """An order of trainings on its way."""
 
     def __init__(self, order: Order, context: LaneContext) -> None:
-        self._tellers = [Teller(task, context.metrics_folder) for task in order.tasks]
-        self._events = order_events(order, context.group)
+        pause = Pause(context.pause)
+        self._tellers = [Teller(task, context.metrics_folder, pause) for task in order.tasks]
+        self._events = order_events(order, context.group, pause)
         self.waits = bool(order.tasks[0].rungs)
 
     def advance(self) -> list[Answer]:
@@ -140,8 +143,8 @@ class Course:
 class Teller:
     """Hears what one task's training tells, keeps its curve, and sums it up."""
 
-    def __init__(self, task: Task, metrics_folder: str) -> None:
-        self._curve = Curve(metrics_folder, task)
+    def __init__(self, task: Task, metrics_folder: str, pause: Pause) -> None:
+        self._curve, self._pause = Curve(metrics_folder, task), pause
         self._rungs = list(task.rungs)
         self._known: dict[str, Any] = {}
         self._end: dict[str, Any] | None = None
@@ -154,7 +157,7 @@ class Teller:
         elif isinstance(event, Finished):
             self._end = _finished(event)
         elif isinstance(event, Stopped):
-            self._end = {"status": PAUSED}
+            self._end = {"status": STOPPED if self._pause.is_wanted() else PAUSED}
         elif isinstance(event, Validated):
             self._known = {
                 "score": event.score, "progress": event.progress, "metrics": event.metrics
@@ -213,16 +216,18 @@ class Curve:
         self._text += json.dumps(finite({**row, **self._labels})) + "\n"
 
 
-def order_events(order: Order, group: GroupSpec) -> Generator[tuple[int, Event], None, None]:
+def order_events(
+    order: Order, group: GroupSpec, pause: Pause
+) -> Generator[tuple[int, Event], None, None]:
     """The events of each task, by its place: of trainings in this process, or beside it."""
     assignments = [task.assignment for task in order.tasks]
     every = assignments[0].spec.scale.checkpoint.every_minutes
-    control = ClockControl(every, lambda: False)
+    control = ClockControl(every, pause.is_wanted)
     if len(assignments) > 1:
         yield from _together(assignments, control)
         return
     events = (
-        _group_events(assignments[0], group)
+        _group_events(assignments[0], group, pause)
         if group.size > 1
         else train_events(assignments[0], SoloWorld(), control)
     )
@@ -243,15 +248,21 @@ def _together(
     return train_ridges(assignments)
 
 
-def _group_events(assignment: Assignment, spec: GroupSpec) -> Generator[Event, None, None]:
+def _group_events(
+    assignment: Assignment, spec: GroupSpec, pause: Pause
+) -> Generator[Event, None, None]:
     """The events of a trial with several workers, which sit in Tune's own placement group."""
     # Ray leaves the empty bundle of the trial's own actor out of the group.
     group = ActorGroup(spec, ray.util.get_current_placement_group(), first_bundle=0)
+    is_asked = False
     group.start()
     try:
         group.run(train_worker, assignment)
         while True:
             poll = group.poll()
+            if pause.is_wanted() and not is_asked:
+                group.ask_stop()
+                is_asked = True
             yield from (event for _, event, _ in poll.messages)
             if poll.state == "failed":
                 yield Failed(poll.error, 1)

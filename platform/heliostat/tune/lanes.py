@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshot is never read back
     "TUNE_WARN_THRESHOLD_S": "10",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # for a lane that does not end by itself: it is killed
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -59,7 +60,7 @@ def _run_tune(sweep: Sweep, keeper: Keeper, begun: list[Any]) -> None:
         name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith(OF_RAY)
     }
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.concurrency)
-    context = LaneContext(str(sweep.metrics_folder), sweep.group)
+    context = LaneContext(str(sweep.metrics_folder), sweep.group, str(sweep.pause.place))
     sweep.metrics_folder.mkdir(parents=True, exist_ok=True)
     trainable = tune.with_resources(
         tune.with_parameters(Lane, context=context), _resources(sweep.group)
@@ -85,6 +86,7 @@ def _run_tune(sweep: Sweep, keeper: Keeper, begun: list[Any]) -> None:
     try:
         tuner.fit()
     finally:
+        sweep.pause.forget()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -156,9 +158,9 @@ class _Scheduler(_Unpickled, FIFOScheduler):  # type: ignore[misc]
         every = tune_controller.get_trials()
         while every and every[0].is_finished():
             del every[0]
-        waiting = [
-            t for t in tune_controller.get_live_trials() if t.status in ("PENDING", "PAUSED")
-        ]
+        living = tune_controller.get_live_trials()
+        self._keeper.placed = {_number(t) for t in living if t.status == "RUNNING"}
+        waiting = [t for t in living if t.status in ("PENDING", "PAUSED")]
         return min(waiting, key=_number, default=None)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from heliostat.train.assignment import Assignment
 from heliostat.train.workers import GroupSpec
 from heliostat.tune.ledger import Ledger, TrialRecord
 from heliostat.tune.order import Scoring
+from heliostat.tune.pause import Pause
 from heliostat.tune.search import Search
 from heliostat.tune.work import Work
 
@@ -41,7 +42,7 @@ class Sweep:
     `assign` the training of a work; `models` keeps the model of the best trial of the name,
     `checkpoints` those of trials on their way, `metrics_folder` the learning curves of this
     run; `company` says which works can be trained together; `scoring` how a lane scores the best
-    trial's model in the end, if it can.
+    trial's model in the end, if it can; `pause` tells lanes that the sweep ends.
     """
 
     plan: Plan
@@ -61,6 +62,7 @@ class Sweep:
     deadline: float | None
     limit: str
     view: SweepView
+    pause: Pause
 
     @property
     def spec(self) -> TuneSpec:

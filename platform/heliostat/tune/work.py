@@ -9,6 +9,7 @@ from typing import Any
 from heliostat.plan.space import Configuration
 
 RUNNING, PAUSED = "running", "paused"
+STOPPED = "stopped"  # with a checkpoint, on the way: the sweep is to end, and nothing is decided
 FINISHED, CUT, FAILED = "finished", "cut", "failed"
 Key = tuple[str, int | None, int | None]
 

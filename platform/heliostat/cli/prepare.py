@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import click
 
+from heliostat.cli.lasting import outlive_readers
 from heliostat.cli.main import end_process, print_json
 from heliostat.cli.options import job_options, read_job
 from heliostat.errors import Problem, UserError
@@ -43,6 +44,7 @@ def command(
     if run_id is not None or wait:
         raise UserError(Problem("--id, --wait", "mean nothing without `--to`"))
     adopt_orphans()
+    outlive_readers()
     with Signals(end_process).caught():
         folder, num_rows, reused = _prepare(job, address)
     if as_json:

@@ -7,12 +7,13 @@ from dataclasses import asdict
 
 import click
 
+from heliostat.cli.lasting import outlive_readers
 from heliostat.cli.main import end_process, print_json
 from heliostat.cli.options import job_options, read_job, storage_words
+from heliostat.processes import adopt_orphans
 from heliostat.report.console import Console
 from heliostat.report.lines import command_of
 from heliostat.report.result import Result
-from heliostat.processes import adopt_orphans
 from heliostat.signals import Signals
 
 
@@ -34,6 +35,7 @@ def command(
 ) -> None:
     """Run a job to its end in this process's Ray."""
     adopt_orphans()
+    outlive_readers()
     with Signals(end_process).caught() as signals:
         job = read_job(files, settings)
         from heliostat.run import run_job  # loads Ray: only once the job file is known to be right

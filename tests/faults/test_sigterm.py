@@ -1,0 +1,152 @@
+"""SIGTERM at random moments: a run exits 5, and resumes to the bytes of an undisturbed one.
+
+How often is for HELIOSTAT_SIGTERMS to say; the moments follow from HELIOSTAT_SEED, and are told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heliostat.storage.files import read_json
+from heliostat.storage.segments import read_rows
+from tests.conftest import write_table
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+NUM_SIGNALS = int(os.environ.get("HELIOSTAT_SIGTERMS", "3"))
+SEED = int(os.environ.get("HELIOSTAT_SEED", "11"))
+SECONDS = float(os.environ.get("HELIOSTAT_PATIENCE", "600"))
+
+NETWORK = """
+model: {kind: mlp, hidden: [16], dropout: 0.1}
+train: {epochs: EPOCHS, batch_size: 60}
+scale: {workers: WORKERS, checkpoint: {every_steps: 100}}
+"""
+BOOSTED = """
+model: {kind: xgboost, max_depth: 3}
+train: {rounds: 40}
+scale: {workers: WORKERS, checkpoint: {every_steps: 10}}
+"""
+SWEEP = "tune: {search: random, trials: 4, concurrency: 2, fuse: false, space: {SPACE}}\n"
+RATES = "{low: 0.01, high: 0.3, log: true}"
+KINDS = {
+    "train, 2 workers": NETWORK.replace("WORKERS", "2").replace("EPOCHS", "20"),
+    "sweep, 1 worker": NETWORK.replace("WORKERS", "1").replace("EPOCHS", "10")
+    + SWEEP.replace("SPACE", f"train.optimizer.learning_rate: {RATES}"),
+    "prepare": BOOSTED.replace("WORKERS", "1").replace("40", "3"),
+    "train, 1 worker": NETWORK.replace("WORKERS", "1").replace("EPOCHS", "20"),
+    "sweep, 2 workers": BOOSTED.replace("WORKERS", "2")
+    + SWEEP.replace("SPACE", f"model.learning_rate: {RATES}").replace("concurrency: 2", "concurrency: 1"),
+}  # fmt: skip
+
+
+@dataclass
+class Job:
+    """One kind of run, in a storage of its own."""
+
+    path: Path
+    storage: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.storage / "runs" / "signalled" / "one"
+
+    def start(self, *settings: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "heliostat", "run", str(self.path), *settings,
+             "--set", f"storage={self.storage}"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def said(self) -> list[dict[str, Any]]:
+        return list(read_rows(self.folder / "logs"))
+
+    def bytes_of_model(self) -> dict[str, str]:
+        files = sorted(path for path in (self.folder / "model").rglob("*") if path.is_file())
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def metrics(self) -> Any:
+        return read_json(self.folder / "result.json")["metrics"]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signals")
+    small = write_table(folder / "small")
+    # More row groups than one process packs by itself.
+    large = write_table(folder / "large", num_files=10, rows_per_file=66_000, rows_per_group=66_000)
+
+    def job(kind: str, name: str) -> Job:
+        source = large if kind == "prepare" else small
+        head = (
+            f"name: signalled\nseed: 3\ndata: {{source: {source}, target: late, task: binary,"
+            " features: {x: number, z: number, count: number, color: category}}\n"
+        )
+        path = folder / f"{kind.replace(', ', '-').replace(' ', '-')}.yaml"
+        path.write_text(head + KINDS[kind])
+        return Job(path, folder / name)
+
+    return job
+
+
+def test_a_run_that_is_terminated_resumes_to_the_same_bytes(make):
+    chance = random.Random(SEED)
+    clean: dict[str, Job] = {}
+    for number in range(NUM_SIGNALS):
+        kind = list(KINDS)[number % len(KINDS)]
+        if kind not in clean:
+            clean[kind] = make(kind, f"clean-{len(clean)}")
+            process = clean[kind].start("--id", "one")
+            told, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, told
+        share = chance.random()
+        job = make(kind, f"signalled-{number}")
+        status, told, moment = terminated(job, kind, share, clean[kind])
+        row = f"{number:>3}  {kind:<18}{share:.3f}  {moment}"
+        print(f"{row}  exit {status}", flush=True)
+        assert status == 5, f"seed {SEED}, {row}: {told}"
+        state = read_json(job.folder / "state.json")
+        assert (state["status"], "SIGTERM" in state["error"]) == ("INTERRUPTED", True), row
+        resumed = job.start("--resume", "signalled/one")
+        told, _ = resumed.communicate(timeout=SECONDS)
+        assert resumed.returncode == 0, f"seed {SEED}, {row}: {told}"
+        assert job.bytes_of_model() == clean[kind].bytes_of_model(), f"seed {SEED}, {row}"
+        assert json.dumps(job.metrics()) == json.dumps(clean[kind].metrics()), row
+
+
+def terminated(job: Job, kind: str, share: float, clean: Job) -> tuple[int, str, str]:
+    """Send the signal after a share of what the undisturbed run took: of its start and preparation,
+    or of what came then. Exit status, output, and the last line before the signal.
+    """
+    said = clean.said()
+    times = {row["line"].split()[0]: row["time"] for row in reversed(said) if row["line"].strip()}
+    first, last = ("run", "rows") if kind == "prepare" else ("rows", "report")
+    length = times[last] - times[first]
+    while True:
+        process = job.start("--id", "one")
+        deadline = time.monotonic() + SECONDS
+        while not any(row["line"].startswith(first) for row in job.said()):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            threading.Event().wait(0.02)
+        threading.Event().wait(share * length)
+        lines = [row["line"] for row in job.said()]
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=SECONDS)
+        if process.returncode != 0:
+            return process.returncode, told, lines[-1][:60]
+        # It was faster than the undisturbed one, and had ended: again, and earlier.
+        length /= 2
+        job.storage = job.storage.with_name(f"{job.storage.name}x")

@@ -61,7 +61,7 @@ def test_unknown_verbs_runs_and_arguments_exit_2(heliostat, tmp_path):
     assert heliostat("trian").returncode == 2
     assert heliostat("plan").returncode == 2
     done = heliostat("logs", "nothing", "--storage", tmp_path / "s")
-    assert done.returncode == 2 and "no run `nothing` here; there is no run yet" in done.stderr
+    assert done.returncode == 2 and "no run `nothing` here; there is no run here yet" in done.stderr
     done = heliostat("plan", tmp_path / "no.yaml")
     assert done.returncode == 2 and "no such file" in done.stderr
 

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from heliostat.errors import INTERRUPTED
 from heliostat.launch.rayjob import RAY_VERSION
 from heliostat.spec.load import load_job, load_site
 from tests.conftest import ROOT
@@ -71,11 +72,60 @@ def test_the_nightly_run_s_files_load(tmp_path):
     site = load_site(tmp_path / "site.yaml")
     assert load_job(tmp_path / "job.yaml").spec.name == "nightly"
     job = objects["CronJob", "heliostat-nightly"]["spec"]["jobTemplate"]["spec"]
-    [rule] = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [5] and rule["onExitCodes"]["operator"] == "NotIn"
+    evicted, interrupted, failed = job["podFailurePolicy"]["rules"]
+    assert evicted["action"] == "Ignore" and "onPodConditions" in evicted
+    # What interrupts does not count, so that no run of a night is given up for it; the night ends.
+    assert (interrupted["action"], interrupted["onExitCodes"]["operator"]) == ("Ignore", "In")
+    assert (failed["action"], failed["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
+    for rule in (interrupted, failed):
+        assert rule["onExitCodes"]["values"] == [INTERRUPTED]
+    assert job["activeDeadlineSeconds"] < 24 * 3600
     [container] = job["template"]["spec"]["containers"]
     assert container["image"] == site.clusters["kube"].kuberay.image
     assert "sh" not in container["command"] and "$(RUN_ID)" in container["args"]
+
+
+@pytest.mark.parametrize("folder", [*(f"overlays/{name}" for name in OVERLAYS), "gitops"])
+def test_what_belongs_together_agrees(folder):
+    objects = {(v["kind"], v["metadata"]["name"]): v for v in build(folder)}
+    for value in objects.values():  # whose namespace comes with it
+        namespace = value["metadata"].get("namespace")
+        assert namespace is None or ("Namespace", namespace) in objects, value["metadata"]
+        for subject in value.get("subjects", []):
+            if subject["kind"] == "ServiceAccount":
+                assert (subject["kind"], subject["name"]) in objects
+                assert subject["namespace"] == namespace
+    quota = objects["ResourceQuota", "runs"]["spec"]["hard"]
+    budget = objects.get(("PodDisruptionBudget", "heads"))
+    if budget is not None:  # as many heads as there may be, and none may be evicted
+        assert budget["spec"]["minAvailable"] >= int(quota["count/rayjobs.ray.io"])
+    queue = objects.get(("ClusterQueue", "heliostat"))
+    if queue is not None:
+        [flavor] = queue["spec"]["resourceGroups"][0]["flavors"]
+        given = {entry["name"]: entry["nominalQuota"] for entry in flavor["resources"]}
+        assert given == {name: quota[f"requests.{name}"] for name in given} and len(given) == 3
+        assert queue["apiVersion"] == "kueue.x-k8s.io/v1beta2"
+
+
+def test_the_operator_removes_what_has_ended_and_outlives_a_lost_answer():
+    values = yaml.safe_load((ROOT / "k8s" / "operator-values.yaml").read_text())
+    variables = {entry["name"]: entry["value"] for entry in values["env"]}
+    assert variables["DELETE_RAYJOB_CR_AFTER_JOB_FINISHES"] == "true"
+    assert int(variables["RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS"]) > 300  # the operator's own
+    assert values["watchNamespace"] == [build("base")[0]["metadata"]["name"]]
+
+
+def test_the_run_under_version_control_is_what_render_prints(heliostat):
+    folder = ROOT / "k8s" / "gitops"
+    job, site = folder / "job.yaml", {"HELIOSTAT_SITE": str(folder / "site.yaml")}
+    done = heliostat("render", job, "--to", "kube", "--id", "first", env=site)
+    assert done.stdout == (folder / "rayjob.json").read_text(), done.stderr
+    objects = {(v["kind"], v["metadata"]["name"]) for v in build("gitops")}
+    for value in json.loads(done.stdout)["items"]:
+        if value["kind"] == "RayJob":
+            pod = value["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+            assert ("ServiceAccount", pod["serviceAccountName"]) in objects
+            assert ("PriorityClass", pod["priorityClassName"]) in objects
 
 
 def test_a_patch_merges_groups_and_containers_by_name():

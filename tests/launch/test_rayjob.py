@@ -141,6 +141,57 @@ def test_hostile_values_arrive_literally_or_are_refused(make_job, run_id, key, v
     assert request.name == object_name("small", run_id) and len(request.name) <= 47
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        "job-name", "controller-uid", "batch.kubernetes.io/job-name", "batch.kubernetes.io/x",
+        "ray.io/cluster", "kueue.x-k8s.io/queue-name", "heliostat/key",
+        "team-", "a..b/c", "-a/c", "a/b/c", "team\n", "a" * 64,
+    ],
+)  # fmt: skip
+def test_labels_that_others_set_or_the_api_server_refuses_are_refused_here(make_job, label):
+    labelled = job(make_job).replace({"labels": {label: "x"}})
+    with pytest.raises(UserError, match="labels"):
+        render(labelled, cluster(), "one")
+    if label.startswith(("job", "controller", "batch")):
+        with pytest.raises(UserError, match="pod_patch"):
+            patched = cluster(pod_patch={"metadata": {"labels": {label: "x"}}})
+            render(job(make_job), patched, "one")
+    fine = job(make_job).replace({"labels": {"example.com/team": "x", "job-names": "y"}})
+    assert render(fine, cluster(), "one").rayjob["metadata"]["labels"]["job-names"] == "y"
+
+
+def test_an_elastic_run_is_one_for_kueue_and_keeps_its_account(make_job):
+    for name, elastic in (("elastic", True), ("plain", False)):
+        value = render(job(make_job, *JOBS[name]), cluster(), "one").rayjob
+        for kind in ("labels", "annotations"):
+            assert ("kueue.x-k8s.io/elastic-job" in value["metadata"][kind]) == elastic
+        head = value["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+        assert head["serviceAccountName"] == "heliostat-run"
+        assert head["automountServiceAccountToken"] == elastic
+    value = render(job(make_job, *JOBS["elastic"]), cluster(queue=None), "one").rayjob
+    assert not any(key.startswith("kueue") for key in value["metadata"]["labels"])
+
+
+def test_the_size_of_a_config_map_is_that_of_what_is_sent(make_job):
+    """Kubernetes counts the bytes of its texts, up to 1 MiB."""
+    limit = 2**20
+    features = {f"column_{i}": "number" for i in range(2000)}  # indented as it is sent
+
+    def filtered(num_letters: int):
+        values = {"data.features": features, "data.filter": f"color == '{'a' * num_letters}'"}
+        return job(make_job).replace(values)
+
+    def sent(num_letters: int) -> int:
+        [config, _] = render(filtered(num_letters), cluster(), "one").objects
+        return sum(len(text.encode()) for text in config["data"].values())
+
+    room = limit - sent(1)
+    assert sent(1 + room) == limit
+    with pytest.raises(UserError, match=r"takes 1,048,577 bytes as it is sent; .* holds 1,048,576"):
+        render(filtered(2 + room), cluster(), "one")
+
+
 def test_a_job_s_own_words_are_in_the_mounted_file_alone(make_job):
     evil = "x == '$(touch /tmp/pwned) `id` \\'; ../../etc'"
     request = render(job(make_job, f"data.filter={json.dumps(evil)}"), cluster(), "one")

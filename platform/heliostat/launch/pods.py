@@ -36,7 +36,7 @@ def head_pod(
     autoscales: bool,
 ) -> Value:
     """The pod that runs Ray's services and drives the run; never on a spot node. Its autoscaler
-    asks the API server, by an account that the operator makes for it.
+    asks the API server: the operator gives the pod's account the rights for that, or makes one.
     """
     head: HeadSpec = cluster.head
     container = _container("ray-head", cluster, head.cpu, head.memory, 0, environment)
@@ -49,7 +49,6 @@ def head_pod(
     pod["spec"]["volumes"].append({"name": "job", "configMap": {"name": job_map}})
     if autoscales:
         pod["spec"]["automountServiceAccountToken"] = True
-        pod["spec"].pop("serviceAccountName", None)
     return _with_patch(pod, cluster)
 
 

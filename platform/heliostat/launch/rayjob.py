@@ -34,16 +34,19 @@ from heliostat.spec.kuberay import KubeRaySpec
 from heliostat.spec.load import Job
 from heliostat.storage.runs import ID_PATTERN, new_run_id
 
-API, KIND, PLURAL = "ray.io/v1", "RayJob", "rayjobs"
+GROUP, VERSION, KIND, PLURAL = "ray.io", "v1", "RayJob", "rayjobs"
 JOB_FILE = "job.json"
 RUN_LABEL, NAME_LABEL, RUN_ANNOTATION = "heliostat/key", "heliostat/name", "heliostat/run"
 RAY_VERSION = "2.60.0"
 GRACE_MINUTES = 15  # to start, to stop and to clean up, beside the job's own limit
-MOST_CONFIG_BYTES = 1_000_000  # Kubernetes refuses a ConfigMap above 1 MiB
-LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
-LABEL_KEY = re.compile(
-    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-)
+MAX_CONFIG_BYTES = 2**20  # Kubernetes refuses a ConfigMap above it
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+DNS_WORD = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+LABEL_VALUE = re.compile(f"(?:{NAME})?")
+LABEL_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){DNS_WORD}(?:\.{DNS_WORD})*/)?{NAME}")
+TAKEN_PREFIXES = ("heliostat/", "ray.io/", "kueue.x-k8s.io/")
+JOB_LABELS, JOB_PREFIX = {"job-name", "controller-uid"}, "batch.kubernetes.io/"
+ELASTIC_KEY = "kueue.x-k8s.io/elastic-job"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class KubeRequest:
     objects: tuple[Mapping[str, Any], ...]
     placement: Placement
     code: PackedCode | None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The ConfigMap with the job file."""
+        return next(o for o in self.objects if o["kind"] == "ConfigMap")
 
     @property
     def rayjob(self) -> Mapping[str, Any]:
@@ -85,18 +93,22 @@ def render(job: Job, cluster: KubeRaySpec, run_id: str | None, verb: str = "run"
     value = with_code_at(job, f"{job.spec.storage}/{code.place}") if code else dict(job.value)
     labels = {NAME_LABEL: job.spec.name, RUN_LABEL: name} | dict(job.spec.labels)
     placement = place(job.spec, cluster)
+    queue = _queue_labels(cluster, placement)
     config = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(name, cluster, labels, reference),
-        "data": {JOB_FILE: json.dumps(value, indent=1, sort_keys=True)},
+        "data": {JOB_FILE: _job_file(value)},
     }
     words = ["python", "-m", "heliostat", verb, f"{JOB_FOLDER}/{JOB_FILE}"]
     words += ["--id", run_id] if verb == "run" else []
+    metadata = _metadata(name, cluster, labels | queue, reference)
+    if ELASTIC_KEY in queue:  # an annotation is what Kueue goes by
+        metadata["annotations"][ELASTIC_KEY] = queue[ELASTIC_KEY]
     rayjob = {
-        "apiVersion": API,
+        "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
-        "metadata": _metadata(name, cluster, labels | _queue_labels(cluster), reference),
+        "metadata": metadata,
         "spec": _rayjob_spec(job, cluster, placement, name, labels, " ".join(words)),
     }
     return KubeRequest(cluster.namespace, name, reference, (config, rayjob), placement, code)
@@ -194,10 +206,21 @@ def _metadata(name: str, cluster: KubeRaySpec, labels: Mapping[str, str], refere
     }
 
 
-def _queue_labels(cluster: KubeRaySpec) -> dict[str, str]:
+def _job_file(value: Mapping[str, Any]) -> str:
+    """The job file as it is sent."""
+    text = json.dumps(value, indent=1, sort_keys=True)
+    if (size := len(text.encode())) > MAX_CONFIG_BYTES:
+        what = f"it takes {size:,} bytes as it is sent; a ConfigMap holds {MAX_CONFIG_BYTES:,}"
+        raise UserError(Problem("JOB", what, "name files by a glob, features by a pattern"))
+    return text
+
+
+def _queue_labels(cluster: KubeRaySpec, placement: Placement) -> dict[str, str]:
     labels = {}
     if cluster.queue is not None:
         labels["kueue.x-k8s.io/queue-name"] = cluster.queue
+        if placement.is_elastic:
+            labels[ELASTIC_KEY] = "true"
     if cluster.queue_priority is not None:
         labels["kueue.x-k8s.io/priority-class"] = cluster.queue_priority
     return labels
@@ -211,13 +234,27 @@ def _problems(job: Job, cluster: KubeRaySpec, run_id: str) -> Iterator[Problem]:
         if not (LABEL_KEY.fullmatch(key) and LABEL_VALUE.fullmatch(value)):
             what = "Kubernetes takes up to 63 letters, digits, '.', '_' or '-' in a label"
             yield job.problem(f"labels.{key}", f"`{key}: {value}`: {what}")
-        if key.startswith(("heliostat/", "ray.io/", "kueue.x-k8s.io/")):
-            yield job.problem(f"labels.{key}", f"`{key}` is not for jobs to set")
+        if _is_the_submitters(key) or key.startswith(TAKEN_PREFIXES):
+            yield job.problem(f"labels.{key}", f"`{key}` is not for jobs to set", "rename it")
+    for key in _patched_labels(cluster):
+        if _is_the_submitters(key):
+            yield Problem(
+                "--to", f"`pod_patch` of the site file sets the label `{key}`", "remove it"
+            )
     for variable in job.spec.secrets:
         if variable not in cluster.secrets:
             known = ", ".join(sorted(cluster.secrets)) or "none"
             what = f"the site file does not say where `{variable}` comes from"
             yield job.problem("secrets", what, f"it knows {known}")
     yield from storage_problems(job, "pods")
-    if len(json.dumps(dict(job.value))) > MOST_CONFIG_BYTES:
-        yield Problem("JOB", "the job file is too large for a ConfigMap (1 MiB)")
+
+
+def _is_the_submitters(label: str) -> bool:
+    """Whether Kubernetes sets it on the pods of the submitter's Job, and takes no other."""
+    return label in JOB_LABELS or label.startswith(JOB_PREFIX)
+
+
+def _patched_labels(cluster: KubeRaySpec) -> list[str]:
+    metadata = cluster.pod_patch.get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    return list(labels) if isinstance(labels, Mapping) else []

@@ -9,7 +9,9 @@ HeliostatError                  1  failed; resuming would not help
 │       └── SettingError           written in another way than `data.read` says
 ├── TrainError                  1  training itself failed, by rank and step
 ├── ArtifactError               1  a stored file is damaged or of an unknown format
-├── LaunchError                 1  a cluster refused or lost what was sent to it
+├── LaunchError                 1  a cluster lost what was sent to it
+│   ├── ClusterRefusedError     2  it does not take it, now or later
+│   └── ClusterUnavailableError 5  it does not take it now; sent again, it may
 ├── StoppedError                3  somebody asked the run to stop
 ├── UnknownOutcomeError         4  nobody can say how it ended
 └── InterruptedRunError         5  `--resume` continues
@@ -107,6 +109,20 @@ class ArtifactError(HeliostatError):
 
 class LaunchError(HeliostatError):
     """A cluster refused a request, or could not be reached."""
+
+
+class ClusterRefusedError(LaunchError):
+    """A cluster does not take a request, now or later, as long as it stays what it is."""
+
+    exit_status = WRONG_INPUT
+
+
+class ClusterUnavailableError(LaunchError):
+    """A cluster does not take a request now: a quota is used up, or nothing answers. Sent again,
+    it may be taken.
+    """
+
+    exit_status = INTERRUPTED
 
 
 class StoppedError(HeliostatError):

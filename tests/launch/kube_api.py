@@ -1,40 +1,47 @@
-"""A small Kubernetes API server on loopback, as far as RayJobs go, with an operator that runs them
-on a real Ray head. Real `kubectl` and the real Python client talk to it.
+"""A small Kubernetes API server on loopback, as far as RayJobs go: rights, quota, finalizers, owners
+and their garbage collector, watches. Real `kubectl` and the real Python client talk to it.
 """
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
-import ssl
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+import yaml
 
+from tests.conftest import ROOT
 from tests.launch.crds import FOLDER, problems_with
 
-TOKEN = "kube-" + "1" * 20
+TOKEN, ADMIN = "kube-" + "1" * 20, "admin-" + "1" * 20
 KINDS = {
     ("ray.io/v1", "rayjobs"): "RayJob",
+    ("ray.io/v1", "rayclusters"): "RayCluster",
     ("v1", "configmaps"): "ConfigMap",
     ("v1", "pods"): "Pod",
+    ("v1", "events"): "Event",
     ("v1", "namespaces"): "Namespace",
 }
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
+MAX_CONFIG_BYTES = 2**20
+Key = tuple[str, str, str, str]  # apiVersion, plural, namespace, name
+Right = tuple[str, str]  # verb, resource
+
+
+def granted() -> set[Right]:
+    """What the Role of `k8s/base` allows who sends runs."""
+    documents = yaml.safe_load_all((ROOT / "k8s" / "base" / "accounts.yaml").read_text())
+    [role] = [value for value in documents if value["kind"] == "Role"]
+    return {
+        (verb, resource)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+    }
 
 
 class Api:
@@ -42,14 +49,22 @@ class Api:
 
     def __init__(self) -> None:
         self.lock = threading.Condition()
-        self.objects: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+        self.objects: dict[Key, dict[str, Any]] = {}
         self.events: list[tuple[int, str, tuple[str, str], dict[str, Any]]] = []
         self.version = 100
         self.oldest = 0  # versions before it have been forgotten: 410
         self.cut_streams = 0  # so many watches are cut off in the middle of a line
-        self.logs: dict[str, str] = {}
+        self.rights = granted()
+        self.seen: set[Right] = set()  # what was asked for with the token of who sends runs
+        self.refused: dict[Right, tuple[int, str, str]] = {}  # status, reason, message
+        self.num_rayjobs: int | None = None  # a quota
+        self.knows_kuberay = True
+        self.finalizers: list[str] = []  # the operator gives them to each RayJob
+        self.collector_seconds = 0.0  # how much later what is owned goes
+        self.logs: dict[str, bytes] = {}  # by pod; without one it is not scheduled: 204
+        self.has_kubelet = True
 
-    def put(self, key: tuple[str, str, str, str], value: dict[str, Any], kind: str) -> None:
+    def put(self, key: Key, value: dict[str, Any], kind: str) -> None:
         with self.lock:
             self.version += 1
             value["metadata"]["resourceVersion"] = str(self.version)
@@ -58,7 +73,25 @@ class Api:
             self.events.append((self.version, kind, key[:2], copy))
             self.lock.notify_all()
 
-    def remove(self, key: tuple[str, str, str, str]) -> dict[str, Any] | None:
+    def add(self, version: str, plural: str, name: str, **parts: Any) -> dict[str, Any]:
+        """An object that others have made."""
+        metadata = {"name": name, "namespace": "ml", "uid": str(uuid.uuid4())}
+        value = {"apiVersion": version, "kind": KINDS[version, plural]} | parts
+        value["metadata"] = metadata | parts.get("metadata", {})
+        self.put((version, plural, "ml", name), value, "ADDED")
+        return value
+
+    def delete(self, key: Key) -> dict[str, Any] | None:
+        """As who asks for it does: finalizers keep an object until they are gone."""
+        with self.lock:
+            value = self.objects.get(key)
+            if value is not None and value["metadata"].get("finalizers"):
+                value["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+                self.put(key, value, "MODIFIED")
+                return value
+            return self.remove(key)
+
+    def remove(self, key: Key) -> dict[str, Any] | None:
         with self.lock:
             value = self.objects.pop(key, None)
             if value is not None:
@@ -67,85 +100,55 @@ class Api:
                 self.events.append((self.version, "DELETED", key[:2], value))
                 self.lock.notify_all()
                 uid = value["metadata"]["uid"]
-                for other in [k for k, v in self.objects.items() if _owner(v) == uid]:
-                    self.remove(other)
+                if self.collector_seconds:
+                    collector = threading.Timer(self.collector_seconds, self._collect, [uid])
+                    collector.daemon = True
+                    collector.start()
+                else:
+                    self._collect(uid)
         return value
 
-    def set_status(self, key: tuple[str, str, str, str], **status: str) -> None:
+    def _collect(self, uid: str) -> None:
+        with self.lock:
+            for other in [k for k, v in self.objects.items() if _owner(v) == uid]:
+                self.remove(other)
+
+    def set_status(self, key: Key, **status: Any) -> None:
         with self.lock:
             value = self.objects.get(key)
             if value is not None:
                 value["status"] = value.get("status", {}) | status
                 self.put(key, value, "MODIFIED")
 
+    def set_log(self, rayjob: dict[str, Any], log: bytes | None) -> None:
+        """What a RayJob's submitter has printed; None if its pod has no node yet."""
+        name, namespace = rayjob["metadata"]["name"], rayjob["metadata"]["namespace"]
+        pod = f"{name}-submitter"
+        if ("v1", "pods", namespace, pod) not in self.objects:
+            owner = {"uid": rayjob["metadata"]["uid"]}
+            labels = {"job-name": name, "heliostat/key": name}
+            self.add("v1", "pods", pod, metadata={"labels": labels, "ownerReferences": [owner]})
+        if log is not None:
+            self.logs[pod] = log
+
+    def hindrance(self, right: Right, name: str) -> tuple[int, str, str] | None:
+        """Why a request is refused, if it is."""
+        verb, resource = right
+        if right not in self.rights:
+            group = "ray.io" if resource.startswith("ray") else ""
+            what = f'User "tester" cannot {verb} resource "{resource}" in API group "{group}"'
+            return 403, "Forbidden", f'{resource} "{name}" is forbidden: {what}'
+        if right == ("create", "rayjobs") and self.num_rayjobs is not None:
+            used = sum(key[1] == "rayjobs" for key in self.objects)
+            if used >= self.num_rayjobs:
+                what = f"exceeded quota: runs, requested: count/rayjobs.ray.io=1, used: {used}"
+                return 403, "Forbidden", f'rayjobs.ray.io "{name}" is forbidden: {what}'
+        return self.refused.get(right)
+
 
 def _owner(value: dict[str, Any]) -> str | None:
     owners = value["metadata"].get("ownerReferences", [])
     return owners[0]["uid"] if owners else None
-
-
-class Operator(threading.Thread):
-    """Runs each RayJob on a real Ray head, as KubeRay does: its ConfigMap is a mounted folder, its
-    containers' environment the driver's.
-    """
-
-    def __init__(self, api: Api, ray_address: str, ray_token: str) -> None:
-        super().__init__(daemon=True)
-        self.api, self.address, self.token = api, ray_address, ray_token
-        self.done = threading.Event()
-        self.sent: dict[str, str] = {}
-        self.held = False  # nothing is started: a queue, or no room
-
-    def run(self) -> None:
-        from ray.job_submission import JobSubmissionClient
-
-        client = JobSubmissionClient(
-            self.address, headers={"x-ray-authorization": f"Bearer {self.token}"}
-        )
-        while not self.done.wait(0.3):
-            with self.api.lock:
-                jobs = {k: v for k, v in self.api.objects.items() if k[1] == "rayjobs"}
-            for key, value in jobs.items():
-                self._reconcile(client, key, value)
-            for uid, submission in list(self.sent.items()):
-                if uid not in {value["metadata"]["uid"] for value in jobs.values()}:
-                    client.stop_job(submission)
-                    del self.sent[uid]
-
-    def _reconcile(self, client: Any, key: tuple[str, str, str, str], value: dict) -> None:
-        status, uid = value.get("status", {}), value["metadata"]["uid"]
-        if not status:
-            self.api.set_status(key, jobDeploymentStatus="Initializing")
-        elif self.held or status["jobDeploymentStatus"] in ("Complete", "Failed"):
-            return
-        elif uid not in self.sent:
-            config = self.api.objects.get(("v1", "configmaps", key[2], key[3]))
-            if config is None:
-                return  # the kubelet waits for what is mounted
-            folder = Path(tempfile.mkdtemp(prefix="mounted-"))
-            for name, text in config["data"].items():
-                (folder / name).write_text(text)
-            [container] = value["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"][
-                "containers"
-            ]
-            plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
-            plain = {k: v for k, v in plain.items() if k.startswith(("HELIOSTAT_SENT", "RAY_JOB"))}
-            self.sent[uid] = client.submit_job(
-                entrypoint=value["spec"]["entrypoint"].replace("/etc/heliostat", str(folder)),
-                submission_id=f"{key[3]}-{uid[:5]}",
-                runtime_env={"env_vars": plain},
-            )
-            self.api.set_status(key, jobDeploymentStatus="Running", jobStatus="PENDING")
-        else:
-            job = str(client.get_job_info(self.sent[uid]).status.value)
-            self.api.logs[key[3]] = client.get_job_logs(self.sent[uid])
-            ended = job in ("SUCCEEDED", "FAILED", "STOPPED")
-            deployment = {"FAILED": "Failed"}.get(job, "Complete") if ended else "Running"
-            new = {"jobDeploymentStatus": deployment, "jobStatus": job}
-            if deployment == "Failed":
-                new["reason"] = "AppFailed"
-            if not new.items() <= status.items():
-                self.api.set_status(key, **new)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -157,64 +160,94 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        if not self._allowed() or self._discovery(url.path):
+        if not self._is_known() or self._discovery(url.path):
             return
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         version, plural, namespace, name, sub = _parts(url.path)
+        watches = query.get("watch") in ("true", "1")
+        verb = "get" if name else "watch" if watches else "list"
+        if not self._may(verb, f"{plural}/{sub}" if sub else plural, name):
+            return
         if sub == "log":
-            self._text(self.api.logs.get(name.removesuffix("-submitter"), ""))
-            return
-        if plural == "pods":
-            wanted = query.get("labelSelector", "").removeprefix("job-name=")
-            pod = {"metadata": {"name": f"{wanted}-submitter", "namespace": namespace}}
-            items = [pod] if wanted in self.api.logs else []
-            self._json(200, {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
-            return
-        kind = KINDS[version, plural]
-        if name:
+            self._log(name)
+        elif name:
             found = self.api.objects.get((version, plural, namespace, name))
-            self._json(200, found) if found else self._fail(404, "NotFound", f'"{name}" not found')
-            return
-        chosen = _field(query.get("fieldSelector", ""))
-        if query.get("watch") in ("true", "1"):
-            self._watch((version, plural), chosen, query)
-            return
-        with self.api.lock:
-            items = [
-                v for k, v in self.api.objects.items()
-                if k[:2] == (version, plural) and chosen in ("", k[3])
-            ]  # fmt: skip
-            head = {"resourceVersion": str(self.api.version)}
-        self._json(
-            200, {"apiVersion": version, "kind": f"{kind}List", "metadata": head, "items": items}
-        )
+            self._json(200, found) if found else self._absent(plural, name)
+        elif watches:
+            self._watch((version, plural), query)
+        else:
+            with self.api.lock:
+                items = [
+                    v for k, v in self.api.objects.items()
+                    if k[:2] == (version, plural) and _is_chosen(v, query)
+                ]  # fmt: skip
+                head = {"resourceVersion": str(self.api.version)}
+            kind = f"{KINDS[version, plural]}List"
+            self._json(200, {"apiVersion": version, "kind": kind, "metadata": head, "items": items})
 
     def do_POST(self) -> None:
         value = self._body()
-        if not self._allowed():
-            return
         version, plural, namespace, _, _ = _parts(urlsplit(self.path).path)
         name = value["metadata"]["name"]
+        if not self._is_known() or not self._may("create", plural, name):
+            return
         key = (version, plural, namespace, name)
-        if key in self.api.objects:
-            self._fail(409, "AlreadyExists", f'{plural} "{name}" already exists')
-            return
-        if FOLDER and plural == "rayjobs" and (problems := problems_with(value)):
-            self._fail(422, "Invalid", f'RayJob "{name}" is invalid: {"; ".join(problems)}')
-            return
-        value["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": namespace}
-        self.api.put(key, value, "ADDED")
+        with self.api.lock:
+            if key in self.api.objects:
+                self._fail(409, "AlreadyExists", f'{plural} "{name}" already exists')
+                return
+            if problems := _problems(plural, value):
+                kind = KINDS[version, plural]
+                self._fail(422, "Invalid", f'{kind} "{name}" is invalid: {"; ".join(problems)}')
+                return
+            value["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": namespace}
+            if plural == "rayjobs" and self.api.finalizers:
+                value["metadata"]["finalizers"] = list(self.api.finalizers)
+            self.api.put(key, value, "ADDED")
         self._json(201, value)
+
+    def do_PATCH(self) -> None:
+        patch = self._body()
+        version, plural, namespace, name, _ = _parts(urlsplit(self.path).path)
+        if not self._is_known() or not self._may("patch", plural, name):
+            return
+        assert self.headers["Content-Type"] == "application/merge-patch+json"
+        with self.api.lock:
+            found = self.api.objects.get((version, plural, namespace, name))
+            if found is None:
+                self._absent(plural, name)
+                return
+            known = patch.get("metadata", {}).get("resourceVersion")
+            if known not in (None, found["metadata"]["resourceVersion"]):
+                what = (
+                    "the object has been modified; please apply your changes to the latest version"
+                )
+                self._fail(409, "Conflict", f'Operation cannot be fulfilled on "{name}": {what}')
+                return
+            value = _merged(found, patch)
+            if patch:
+                self.api.put((version, plural, namespace, name), value, "MODIFIED")
+        self._json(200, value)
 
     def do_DELETE(self) -> None:
         self._body()
-        if not self._allowed():
-            return
         version, plural, namespace, name, _ = _parts(urlsplit(self.path).path)
-        found = self.api.remove((version, plural, namespace, name))
-        self._json(200, found) if found else self._fail(404, "NotFound", f'"{name}" not found')
+        if not self._is_known() or not self._may("delete", plural, name):
+            return
+        found = self.api.delete((version, plural, namespace, name))
+        self._json(200, found) if found else self._absent(plural, name)
 
-    def _watch(self, kind: tuple[str, str], chosen: str, query: dict[str, str]) -> None:
+    def _log(self, pod: str) -> None:
+        if not self.api.has_kubelet:
+            what = "dial tcp 10.0.0.7:10250: connect: connection refused"
+            self._fail(500, "InternalError", f'Get "https://10.0.0.7:10250/containerLogs": {what}')
+        elif pod in self.api.logs:
+            self._send(200, "text/plain", self.api.logs[pod])
+        else:
+            self.send_response(204)
+            self.end_headers()
+
+    def _watch(self, kind: tuple[str, str], query: dict[str, str]) -> None:
         since = int(query.get("resourceVersion") or 0)
         if since < self.api.oldest:
             self._fail(410, "Expired", "too old resource version")
@@ -233,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
                     continue
             for number, event, _, value in new:
                 since = number
-                if chosen in ("", value["metadata"]["name"]):
+                if _is_chosen(value, query):
                     line = json.dumps({"type": event, "object": value}).encode() + b"\n"
                     if self.api.cut_streams:
                         self.api.cut_streams -= 1
@@ -265,11 +298,29 @@ class Handler(BaseHTTPRequestHandler):
         self._json(200, known[path])
         return True
 
-    def _allowed(self) -> bool:
-        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+    def _is_known(self) -> bool:
+        """Whether we know who asks, and what for."""
+        self.is_admin = self.headers.get("Authorization") == f"Bearer {ADMIN}"
+        if not self.is_admin and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._fail(401, "Unauthorized", "Unauthorized")
+            return False
+        if not self.api.knows_kuberay and self.path.startswith("/apis/ray.io"):
+            self._send(404, "text/plain", b"404 page not found\n")
+            return False
+        return True
+
+    def _may(self, verb: str, resource: str, name: str) -> bool:
+        if self.is_admin:
             return True
-        self._fail(401, "Unauthorized", "Unauthorized")
-        return False
+        self.api.seen.add((verb, resource))
+        hindrance = self.api.hindrance((verb, resource), name)
+        if hindrance is not None:
+            self._fail(*hindrance)
+        return hindrance is None
+
+    def _absent(self, plural: str, name: str) -> None:
+        kind = f"{plural}.ray.io" if plural.startswith("ray") else plural
+        self._fail(404, "NotFound", f'{kind} "{name}" not found')
 
     def _body(self) -> Any:
         length = int(self.headers.get("Content-Length") or 0)
@@ -282,15 +333,47 @@ class Handler(BaseHTTPRequestHandler):
     def _json(self, code: int, value: Any) -> None:
         self._send(code, "application/json", json.dumps(value).encode())
 
-    def _text(self, text: str) -> None:
-        self._send(200, "text/plain", text.encode())
-
     def _send(self, code: int, kind: str, body: bytes) -> None:
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _problems(plural: str, value: dict[str, Any]) -> list[str]:
+    """What admission has against an object."""
+    if plural == "configmaps":
+        size = sum(len(text.encode()) for text in value["data"].values())
+        too_long = f"data: Too long: may not be more than {MAX_CONFIG_BYTES} bytes"
+        return [too_long] if size > MAX_CONFIG_BYTES else []
+    return problems_with(value) if FOLDER and plural == "rayjobs" else []
+
+
+def _merged(value: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for key, entry in patch.items():
+        if entry is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), entry)
+    return merged
+
+
+def _is_chosen(value: dict[str, Any], query: dict[str, str]) -> bool:
+    """Whether an object is one of those that selectors ask for."""
+    fields = {"metadata.name": value["metadata"]["name"], "type": value.get("type")}
+    for selector, there in (
+        ("fieldSelector", fields), ("labelSelector", value["metadata"].get("labels", {})),
+    ):  # fmt: skip
+        for part in filter(None, query.get(selector, "").split(",")):
+            key, _, wanted = part.partition("=")
+            if there.get(key) != wanted:
+                return False
+    return True
 
 
 def _resources(version: str) -> dict[str, Any]:
@@ -313,83 +396,3 @@ def _parts(path: str) -> tuple[str, str, str, str, str]:
     if rest[0] == "namespaces" and len(rest) > 2:
         namespace, rest = rest[1], rest[2:]
     return version, rest[0], namespace, *[*rest[1:], "", ""][:2]
-
-
-def _field(selector: str) -> str:
-    return selector.removeprefix("metadata.name=") if selector else ""
-
-
-class KubeServer:
-    """The server, its operator, and a kubeconfig for both clients."""
-
-    def __init__(self, folder: Path, ray_address: str, ray_token: str) -> None:
-        self.api = Api()
-        handler = type("BoundHandler", (Handler,), {"api": self.api})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
-        self.certificate = _certificate(folder)  # kubectl sends no token without TLS
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate)
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.operator = Operator(self.api, ray_address, ray_token)
-        self.kubeconfig = folder / "kubeconfig"
-        self.write_config(TOKEN)
-
-    def write_config(self, token: str) -> None:
-        self.kubeconfig.write_text(
-            json.dumps(
-                {
-                    "apiVersion": "v1", "kind": "Config", "current-context": "test",
-                    "clusters": [{"name": "test", "cluster": {
-                        "server": f"https://127.0.0.1:{self.server.server_address[1]}",
-                        "certificate-authority": str(self.certificate),
-                    }}],
-                    "users": [{"name": "tester", "user": {"token": token}}],
-                    "contexts": [{"name": "test", "context": {
-                        "cluster": "test", "user": "tester", "namespace": "ml",
-                    }}],
-                }
-            )
-        )  # fmt: skip
-
-
-def _certificate(folder: Path) -> Path:
-    """A certificate for loopback, and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(private + made.public_bytes(Encoding.PEM))
-    return path
-
-
-@contextmanager
-def kube_server(folder: Path, ray_address: str, ray_token: str) -> Iterator[KubeServer]:
-    """Both, up and running."""
-    server = KubeServer(folder, ray_address, ray_token)
-    thread = threading.Thread(target=server.server.serve_forever, daemon=True)
-    thread.start()
-    server.operator.start()
-    try:
-        yield server
-    finally:
-        server.operator.done.set()
-        server.operator.join(10)
-        server.server.shutdown()
-        server.server.server_close()

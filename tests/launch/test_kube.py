@@ -17,7 +17,7 @@ from heliostat.launch.kube import KubeStatus
 from heliostat.launch.rayjob import object_name
 from heliostat.spec.kuberay import KubeRaySpec
 from tests.launch.crds import FOLDER
-from tests.launch.kube_api import kube_server
+from tests.launch.kube_server import kube_server
 from tests.launch.test_rayjob import CLUSTER
 
 needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl here")
@@ -44,7 +44,7 @@ def site(tmp_path, server):
 
 def kubectl(server, *arguments: str) -> str:
     done = subprocess.run(
-        ["kubectl", f"--kubeconfig={server.kubeconfig}", *arguments],
+        ["kubectl", f"--kubeconfig={server.kubeconfig}", "--user=admin", *arguments],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     return done.stdout

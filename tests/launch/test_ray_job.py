@@ -49,6 +49,8 @@ def test_a_job_is_sent_once_followed_and_found_again(heliostat, make_job, site, 
     assert "heliostat logs -f small/one" in done.stderr and "INFO" not in done.stderr
     again = heliostat("submit", job, "--to", "lab", "--id", "one", env=site)
     assert again.returncode == 0 and "nothing new was sent" in again.stderr
+    other = heliostat("submit", job, "--set", "seed=9", "--to", "lab", "--id", "one", env=site)
+    assert other.returncode == 2 and "with another job file" in other.stderr
     state = json.loads(heliostat("status", "small/one", "--json", env=site).stdout)
     assert state["status"] == "SUCCEEDED" and state["attempt"] == 1
     logs = heliostat("logs", "small/one", env=site).stdout

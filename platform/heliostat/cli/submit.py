@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, open_storage, read_job, read_site
+from heliostat.errors import ClusterUnavailableError, PlanError, UnavailableError
 from heliostat.plan.available import unavailable_parts
 from heliostat.plan.checks import consistency_problems
 from heliostat.spec.load import Job
@@ -41,30 +43,37 @@ def _attempt(storage: Storage, reference: str) -> int:
     return int(folder.read_state().get("attempt", 0))
 
 
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 def send(
     job: Job, verb: str, target: str | None, run_id: str | None, wait: bool, as_json: bool
 ) -> None:
     """Send a verb to a cluster; print what it is called there, and what to do next."""
-    from heliostat.errors import PlanError, UnavailableError
-
     if problems := consistency_problems(job):
         raise PlanError(problems)
     if problems := unavailable_parts(job):
         raise UnavailableError(problems)
     from heliostat.launch.clusters import destination
-    from heliostat.launch.sent import Sent, find_sent, remember
+    from heliostat.launch.sent import Sent, find_sent, recorded, remember
     from heliostat.launch.target import find_cluster
 
     name = target or job.spec.cluster
     cluster = find_cluster(read_site(), name)
     storage = Storage.open(str(open_storage(job.spec.storage).root))
     rendered = destination(cluster).render(job, run_id, verb)
-    attempt = _attempt(storage, rendered.run)
-    submission, is_new = rendered.send()
     run = rendered.run.partition("/")[2]
-    sent = Sent(job.spec.name, run, name or cluster, submission, verb, attempt if is_new else 0)
-    if is_new or find_sent(storage, sent.reference) is None:  # maybe from another machine
-        remember(storage, sent)
+    sent = Sent(job.spec.name, run, name or cluster, "", verb, _attempt(storage, rendered.run))
+    try:
+        with recorded(storage, sent) as record:
+            submission, is_new = rendered.send(_note, record)
+    except ClusterUnavailableError:
+        _note(f"the same command with `--id {run}` sends this very run again")
+        raise
+    sent = replace(sent, submission_id=submission)
+    if not is_new and find_sent(storage, sent.reference) is None:  # maybe from another machine
+        remember(storage, replace(sent, after_attempt=0))
     if as_json:
         print_json({"run": sent.reference, "submission_id": sent.submission_id, "new": is_new})
     else:
@@ -73,9 +82,7 @@ def send(
         for verb in ("status", "logs -f", "stop"):
             print(f"  heliostat {verb} {sent.reference}{place}", file=sys.stderr)
         if not is_new:
-            print(
-                f"note: {sent.reference} was there already; nothing new was sent", file=sys.stderr
-            )
+            _note(f"{sent.reference} was there already; nothing new was sent")
     if wait:
         from heliostat.cli.logs import show_logs
 

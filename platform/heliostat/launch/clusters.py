@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from heliostat.launch import kube, ray_job, rayjob
+from heliostat.launch.kube_send import Tell, submit
 from heliostat.launch.own_code import keep
 from heliostat.spec.kuberay import KubeRaySpec
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster, Cluster
-from heliostat.storage.lines import split_lines
 
 
 class Rendered(Protocol):
@@ -21,8 +21,10 @@ class Rendered(Protocol):
     def to_json(self) -> dict[str, Any]:
         """All of it, for people and for GitOps."""
 
-    def send(self) -> tuple[str, bool]:
-        """Send it: its id there, and whether that is new."""
+    def send(self, tell: Tell, record: Tell) -> tuple[str, bool]:
+        """Send it: its id there, and whether that is new. Before anything is sent, `record` is
+        called with its id; `tell` with what the user should know.
+        """
 
 
 class Destination(Protocol):
@@ -93,11 +95,10 @@ class KubeDestination:
 
     def look(self, submission: str) -> tuple[str, str]:
         """See `Destination`."""
-        found = kube.find(self.cluster, submission)
-        if found is None:
+        status = kube.look(self.cluster, submission)
+        if status is None:
             where = f"namespace {self.cluster.namespace}"
-            return "UNKNOWN", f"there is no RayJob {submission} in {where} any more"
-        status = kube.KubeStatus.of(found)
+            return "UNKNOWN", f"there is no RayJob {submission} in {where} (any more)"
         return status.state, status.sentence
 
     def lines(self, submission: str, follow: bool, begun: Callable[[], bool]) -> Iterator[str]:
@@ -106,7 +107,7 @@ class KubeDestination:
             for status in kube.changes(self.cluster, submission, begun):
                 yield f"kuberay   {status.sentence}"
         if not begun():
-            yield from split_lines(kube.submitter_log(self.cluster, submission))
+            yield from kube.submitter_lines(self.cluster, submission)
 
     def withdraw(self, submission: str) -> bool:
         """See `Destination`."""
@@ -122,10 +123,10 @@ class _RayRendered:
     def to_json(self) -> dict[str, Any]:
         return self.request.to_json()
 
-    def send(self) -> tuple[str, bool]:
+    def send(self, tell: Tell, record: Tell) -> tuple[str, bool]:
         if self.request.packed is not None:
             keep(self.request.packed, self.storage)
-        return ray_job.submit(self.request, self.cluster)
+        return ray_job.submit(self.request, self.cluster, record)
 
 
 class _KubeRendered:
@@ -136,7 +137,7 @@ class _KubeRendered:
     def to_json(self) -> dict[str, Any]:
         return self.request.to_json()
 
-    def send(self) -> tuple[str, bool]:
+    def send(self, tell: Tell, record: Tell) -> tuple[str, bool]:
         if self.request.code is not None:
             keep(self.request.code, self.storage)
-        return self.request.name, kube.submit(self.request, self.cluster)
+        return self.request.name, submit(self.request, self.cluster, tell, record)

@@ -1,32 +1,36 @@
-"""RayJobs on a Kubernetes cluster, through its API server: make, look, watch, delete."""
+"""RayJobs on a Kubernetes cluster, through its API server: look, watch, delete, read."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from heliostat.errors import LaunchError, Problem, UserError
-from heliostat.launch.rayjob import PLURAL, RUN_ANNOTATION, KubeRequest
+from heliostat.errors import ClusterRefusedError, LaunchError
+from heliostat.launch.kube_client import api_client, body_of, if_there
+from heliostat.launch.kube_reasons import why_waiting
+from heliostat.launch.rayjob import GROUP, PLURAL, VERSION
 from heliostat.spec.kuberay import KubeRaySpec
 
-GROUP, VERSION = "ray.io", "v1"
-WATCH_SECONDS, POLL_SECONDS, PATIENCE_SECONDS = 2, 1.0, 300.0
+WATCH_SECONDS, POLL_SECONDS, REASON_SECONDS, PATIENCE_SECONDS = 2, 1.0, 5.0, 300.0
 FAILED_BEFORE = {"Failed", "ValidationFailed"}
 ENDED = FAILED_BEFORE | {"Complete"}
 
 
 @dataclass(frozen=True)
 class KubeStatus:
-    """What the operator says of a RayJob: the pair decides, never one of them alone."""
+    """What the operator says of a RayJob: the pair decides, never one of them alone. `note` is why
+    it does not go on, as far as that can be seen from here.
+    """
 
     deployment: str
     job: str
     reason: str = ""
     message: str = ""
+    note: str = ""
 
     @classmethod
     def of(cls, rayjob: Mapping[str, Any]) -> KubeStatus:
@@ -37,6 +41,7 @@ class KubeStatus:
             status.get("jobStatus") or "",
             status.get("reason") or "",
             status.get("message") or "",
+            "it is being deleted" if rayjob["metadata"].get("deletionTimestamp") else "",
         )
 
     @property
@@ -56,77 +61,86 @@ class KubeStatus:
         return "RUNNING" if self.deployment == "Running" else "PENDING"
 
     @property
+    def never_ran(self) -> bool:
+        """Whether it waits for its pods, or has failed for want of them."""
+        return self.state == "PENDING" or (self.state == "FAILED" and not self.job)
+
+    @property
     def sentence(self) -> str:
         """How it stands, for people."""
         pair = " ".join(part for part in (self.deployment or "New", self.job) if part)
-        return ": ".join(part for part in (pair, self.reason, self.message) if part)
-
-
-def submit(request: KubeRequest, cluster: KubeRaySpec) -> bool:
-    """Make what is not there yet; False if the cluster already has this very run. One that has
-    ended without success is made again, and goes on where it was.
-
-    Raises:
-        UserError: the API server refuses an object; its reason.
-        LaunchError: the cluster cannot be reached or refuses us.
-    """
-    existing = find(cluster, request.name)
-    if existing is not None:
-        _check_is_ours(existing, request)
-        status = KubeStatus.of(existing)
-        if status.ended and status.state != "SUCCEEDED":
-            _clear(cluster, request.name)
-            existing = None
-    made = existing or _create(cluster, request.rayjob)
-    owner = {
-        "apiVersion": made["apiVersion"],
-        "kind": made["kind"],
-        "name": made["metadata"]["name"],
-        "uid": made["metadata"]["uid"],
-    }
-    for value in request.objects:
-        if value["kind"] == "ConfigMap":  # goes when the RayJob goes
-            metadata = dict(value["metadata"]) | {"ownerReferences": [owner]}
-            _create_config(cluster, dict(value) | {"metadata": metadata})
-    return existing is None
+        return ": ".join(part for part in (pair, self.reason, self.message, self.note) if part)
 
 
 def find(cluster: KubeRaySpec, name: str) -> dict[str, Any] | None:
-    """The RayJob called `name`; None if there is none."""
-    from kubernetes.client import ApiException
+    """The RayJob called `name`; None if there is none.
 
-    with _plain_errors(cluster):
-        try:
-            found: dict[str, Any] = _custom(cluster).get_namespaced_custom_object(
-                GROUP, VERSION, cluster.namespace, PLURAL, name
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
+    Raises:
+        LaunchError: the cluster cannot be reached or refuses us.
+    """
+    with api_client(cluster) as client:
+        from kubernetes.client import CustomObjectsApi
+
+        get = CustomObjectsApi(client).get_namespaced_custom_object
+        found: dict[str, Any] | None = if_there(
+            name, get, GROUP, VERSION, cluster.namespace, PLURAL, name
+        )
     return found
 
 
+def look(cluster: KubeRaySpec, name: str) -> KubeStatus | None:
+    """How a RayJob stands, and why it waits if it does; None if there is none."""
+    found = find(cluster, name)
+    if found is None:
+        return None
+    status = KubeStatus.of(found)
+    if status.never_ran:
+        why = why_waiting(cluster, name, found)
+        status = replace(status, note="; ".join(filter(None, [status.note, *why])))
+    return status
+
+
 def changes(cluster: KubeRaySpec, name: str, enough: Callable[[], bool]) -> Iterator[KubeStatus]:
-    """Each new status of a RayJob until it has ended, is gone, or there is `enough`. Cut streams,
-    expired versions and an API server that is away for some minutes do not end it.
+    """Each new status of a RayJob, and each new reason why it waits, until it has ended, is gone,
+    or there is `enough`. Cut streams, expired versions and tokens, and an API server that is away
+    for some minutes do not end it; they are told at once.
+
+    Raises:
+        ClusterRefusedError: we may not look any more.
+        ClusterUnavailableError: there has been no answer for some minutes.
     """
-    last, lost_since = None, None
+    last, told, trouble, lost_since, ask_again = KubeStatus("", ""), [""], "", None, 0.0
+    first = True
     while True:
         try:
-            found = find(cluster, name)
-            lost_since = None
-            for rayjob in [] if found is None else [found, *_watched(cluster, name, found)]:
-                status = KubeStatus.of(rayjob)
-                if status != last:
-                    yield status
-                    last = status
-                if status.ended or enough():
-                    return
-            if found is None or enough():
+            found, version = _listed(cluster, name)
+            trouble, lost_since = "", None
+            if found is None:
                 return
-        except LaunchError:
+            for rayjob in itertools.chain([found], _watched(cluster, name, version)):
+                status = KubeStatus.of(rayjob)
+                if first or status != last:
+                    yield status
+                    last, first = status, False
+                if status.ended or enough():
+                    break
+            if enough():
+                return
+            if last.never_ran and (last.ended or time.monotonic() > ask_again):
+                why = why_waiting(cluster, name, found)
+                if why and why != told:
+                    yield replace(last, note="; ".join(why))
+                    told = why
+                ask_again = time.monotonic() + REASON_SECONDS
+            if last.ended:
+                return
+        except ClusterRefusedError:
+            raise
+        except LaunchError as error:
             lost_since = lost_since or time.monotonic()
+            if str(error) != trouble:
+                trouble = str(error)
+                yield replace(last, note=trouble)
             if time.monotonic() - lost_since > PATIENCE_SECONDS:
                 raise
             time.sleep(POLL_SECONDS)
@@ -134,164 +148,98 @@ def changes(cluster: KubeRaySpec, name: str, enough: Callable[[], bool]) -> Iter
 
 def delete(cluster: KubeRaySpec, name: str) -> bool:
     """Delete a RayJob, and with it its cluster; False if it was not there."""
-    from kubernetes.client import ApiException
+    with api_client(cluster) as client:
+        from kubernetes.client import CustomObjectsApi
 
-    with _plain_errors(cluster):
+        call = CustomObjectsApi(client).delete_namespaced_custom_object
+        where = (GROUP, VERSION, cluster.namespace, PLURAL, name)
+        return if_there(name, call, *where, propagation_policy="Background") is not None
+
+
+def submitter_lines(cluster: KubeRaySpec, name: str) -> Iterator[str]:
+    """What the run's submitter has printed: of a run that has left nothing in its storage. A log
+    that cannot be read is a line that says why.
+    """
+    try:
+        pods = _submitters(cluster, name)
+    except LaunchError as error:
+        yield f"note      the submitter's pods cannot be seen: {error}"
+        return
+    for pod in pods:
         try:
-            _custom(cluster).delete_namespaced_custom_object(
-                GROUP, VERSION, cluster.namespace, PLURAL, name, propagation_policy="Background"
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return False
-            raise
-    return True
+            text = _log(cluster, pod)
+        except LaunchError as error:
+            yield f"note      the log of the pod {pod} cannot be read: {error}"
+            continue
+        yield from text.removesuffix("\n").split("\n") if text else []
 
 
-def submitter_log(cluster: KubeRaySpec, name: str) -> str:
-    """What the run's submitter has printed: of a run that has left nothing in its storage."""
-    from kubernetes.client import ApiException, CoreV1Api
+def _submitters(cluster: KubeRaySpec, name: str) -> list[str]:
+    """The names of its pods, also of those that have failed."""
+    with api_client(cluster) as client:
+        from kubernetes.client import CoreV1Api
 
-    with _plain_errors(cluster):
-        core = CoreV1Api(_client(cluster.context))
-        pods = core.list_namespaced_pod(cluster.namespace, label_selector=f"job-name={name}").items
-        texts = []
-        for pod in pods or []:
-            try:
-                texts.append(core.read_namespaced_pod_log(pod.metadata.name, cluster.namespace))
-            except ApiException as error:
-                if error.status not in (400, 404):  # its container has not begun
-                    raise
-    return "".join(texts)
+        call = CoreV1Api(client).list_namespaced_pod
+        found = body_of(
+            client,
+            call(cluster.namespace, label_selector=f"job-name={name}", _preload_content=False),
+        )
+    return [pod["metadata"]["name"] for pod in json.loads(found)["items"] or []]
 
 
-def _watched(
-    cluster: KubeRaySpec, name: str, found: Mapping[str, Any]
-) -> Iterator[Mapping[str, Any]]:
+def _log(cluster: KubeRaySpec, pod: str) -> str:
+    """A pod's log: any bytes, or none if it is not scheduled yet."""
+    with api_client(cluster) as client:
+        from kubernetes.client import CoreV1Api
+
+        call = CoreV1Api(client).read_namespaced_pod_log
+        return body_of(client, call(pod, cluster.namespace, _preload_content=False)).decode(
+            errors="replace"
+        )
+
+
+def _listed(cluster: KubeRaySpec, name: str) -> tuple[dict[str, Any] | None, str]:
+    """A RayJob, and the version to watch from: that of the list, since an object that has not
+    changed for some minutes has one that is too old.
+    """
+    with api_client(cluster) as client:
+        from kubernetes.client import CustomObjectsApi
+
+        call = CustomObjectsApi(client).list_namespaced_custom_object
+        where = (GROUP, VERSION, cluster.namespace, PLURAL)
+        found = call(*where, field_selector=f"metadata.name={name}")
+    items = [item for item in found["items"] if item["metadata"]["name"] == name]
+    return (items[0] if items else None), found["metadata"]["resourceVersion"]
+
+
+def _watched(cluster: KubeRaySpec, name: str, version: str) -> Iterator[Mapping[str, Any]]:
     """Later versions of a RayJob, for some seconds. What ends the stream early is no error: who
     asks looks again.
     """
-    from kubernetes.client import ApiException
-    from kubernetes.watch import Watch
-    from urllib3.exceptions import HTTPError
+    with api_client(cluster) as client:
+        from kubernetes.client import ApiException, CustomObjectsApi
+        from kubernetes.watch import Watch
 
-    try:
         stream = Watch().stream(
-            _custom(cluster).list_namespaced_custom_object,
+            CustomObjectsApi(client).list_namespaced_custom_object,
             GROUP,
             VERSION,
             cluster.namespace,
             PLURAL,
             field_selector=f"metadata.name={name}",
-            resource_version=found["metadata"].get("resourceVersion"),
+            resource_version=version,
             timeout_seconds=WATCH_SECONDS,
         )
-        for event in stream:
-            if event["object"]["metadata"]["name"] != name:
-                continue
-            if event["type"] == "DELETED":
-                return
-            yield event["object"]
-    except ApiException as error:
-        if error.status == 410:  # the version is too old: look again
-            return
-        raise LaunchError(_reason(error)) from error
-    except (HTTPError, OSError, ValueError) as error:  # ValueError: half a line of JSON
-        raise LaunchError(f"the watch was cut off: {error}") from error
-
-
-def _clear(cluster: KubeRaySpec, name: str) -> None:
-    """Delete a RayJob that has ended, and wait until its name is free."""
-    delete(cluster, name)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while find(cluster, name) is not None:
-        if time.monotonic() > deadline:
-            raise LaunchError(f"the RayJob {name} of an attempt before does not go away")
-        time.sleep(POLL_SECONDS)
-
-
-def _check_is_ours(existing: Mapping[str, Any], request: KubeRequest) -> None:
-    theirs = existing["metadata"].get("annotations", {}).get(RUN_ANNOTATION)
-    if theirs != request.run:
-        what = f"a RayJob `{request.name}` is there already, and belongs to {theirs or 'others'}"
-        raise UserError(Problem("--id", what, "take another id"))
-
-
-def _create(cluster: KubeRaySpec, value: Mapping[str, Any]) -> dict[str, Any]:
-    with _plain_errors(cluster):
-        made: dict[str, Any] = _custom(cluster).create_namespaced_custom_object(
-            GROUP, VERSION, cluster.namespace, PLURAL, dict(value), field_validation="Strict"
-        )
-    return made
-
-
-def _create_config(cluster: KubeRaySpec, value: Mapping[str, Any]) -> None:
-    from kubernetes.client import ApiException, CoreV1Api
-
-    with _plain_errors(cluster):
         try:
-            CoreV1Api(_client(cluster.context)).create_namespaced_config_map(
-                cluster.namespace, value
-            )
+            for event in stream:
+                if event["object"]["metadata"]["name"] != name:
+                    continue
+                if event["type"] == "DELETED":
+                    return
+                yield event["object"]
         except ApiException as error:
-            if error.status != 409:  # of an attempt that was cut off
+            if error.status != 410:  # the version is too old: look again
                 raise
-
-
-def _custom(cluster: KubeRaySpec) -> Any:
-    from kubernetes.client import CustomObjectsApi
-
-    return CustomObjectsApi(_client(cluster.context))
-
-
-def _client(context: str | None) -> Any:
-    """A client by the kubeconfig, else by the account of the pod that this runs in.
-
-    Raises:
-        LaunchError: there is neither, or the library is not installed.
-    """
-    try:
-        from kubernetes import client, config
-    except ImportError as error:
-        raise LaunchError("KubeRay needs the extra: pip install 'heliostat[k8s]'") from error
-    configuration = client.Configuration()
-    try:
-        config.load_kube_config(context=context, client_configuration=configuration)
-    except config.ConfigException as error:
-        try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            raise LaunchError(f"no Kubernetes configuration: {error}") from error
-    configuration.retries = 3
-    return client.ApiClient(configuration)
-
-
-@contextmanager
-def _plain_errors(cluster: KubeRaySpec) -> Iterator[None]:
-    try:
-        from kubernetes.client import ApiException
-        from urllib3.exceptions import HTTPError
-    except ImportError:
-        _client(cluster.context)  # says what is missing
-        raise
-    try:
-        yield
-    except ApiException as error:
-        if error.status in (400, 409, 422):
-            raise UserError(
-                Problem("--to", f"the API server refuses it: {_reason(error)}")
-            ) from None
-        raise LaunchError(f"the Kubernetes cluster: {_reason(error)}") from error
-    except (HTTPError, OSError) as error:
-        raise LaunchError(f"the Kubernetes cluster does not answer: {error}") from error
-
-
-def _reason(error: Any) -> str:
-    """The API server's own sentence."""
-    if error.status in (401, 403):
-        what = "does not know us" if error.status == 401 else "does not allow it"
-        return f"it {what} ({error.status})"
-    try:
-        return str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return f"{error.status} {error.reason}"
+            time.sleep(POLL_SECONDS)
+        except (ValueError, TypeError):  # half a line of JSON
+            return

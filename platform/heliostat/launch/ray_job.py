@@ -8,7 +8,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from heliostat.catalog.code import CODE_FOLDER, PackedCode, copy_code
 from heliostat.errors import LaunchError, Problem, UserError, first_line
 from heliostat.launch.own_code import code_bytes, packed, storage_problems, with_code_at
 from heliostat.launch.token import headers_of
+from heliostat.spec.identity import digest_of
 from heliostat.spec.job import CodeSpec
 from heliostat.spec.load import Job
 from heliostat.spec.site import AddressCluster
@@ -99,7 +100,12 @@ def render(job: Job, cluster: AddressCluster, run_id: str | None, verb: str = "r
         code=None if archive else spec.code,
         packed=archive,
         environment=environment,
-        metadata={"heliostat.name": spec.name, "heliostat.run": run_id} | dict(spec.labels),
+        metadata=dict(spec.labels)
+        | {
+            "heliostat.name": spec.name,
+            "heliostat.run": run_id,
+            "heliostat.job": digest_of(value),
+        },
     )
 
 
@@ -108,20 +114,26 @@ def submission_id(name: str, run_id: str) -> str:
     return f"{name}-{run_id}"
 
 
-def submit(request: Request, cluster: AddressCluster) -> tuple[str, bool]:
+def submit(
+    request: Request, cluster: AddressCluster, record: Callable[[str], None]
+) -> tuple[str, bool]:
     """Send a request; its id there, and False if the cluster already has this very run. One that
-    has ended without success is sent again, under a further id, and goes on where it was.
+    has ended without success is sent again, under a further id, and goes on where it was. `record`
+    is called with the id before it is sent.
 
     Raises:
+        UserError: the run is there with another job file.
         LaunchError: the cluster cannot be reached or refuses.
     """
     client = connect(cluster)
     submission, attempt = request.submission_id, 1
     while (info := _info(client, submission)) is not None:
         if not info.status.is_terminal() or str(info.status.value) == "SUCCEEDED":
+            _check_same_job(info, request)
             return submission, False
         attempt += 1
         submission = f"{request.submission_id}-again-{attempt}"
+    record(submission)
     with _working_dir(request) as folder, _plain_errors(cluster):
         _send_when_up(
             client,
@@ -131,6 +143,14 @@ def submit(request: Request, cluster: AddressCluster) -> tuple[str, bool]:
             metadata=dict(request.metadata),
         )
     return submission, True
+
+
+def _check_same_job(info: Any, request: Request) -> None:
+    """The same id is the same run: it does not get another job on the way."""
+    key = "heliostat.job"
+    if (info.metadata or {}).get(key, request.metadata[key]) != request.metadata[key]:
+        what = f"{request.submission_id} is there already, with another job file"
+        raise UserError(Problem("--id", what, "take another id, or stop that run first"))
 
 
 def _send_when_up(client: Any, **job: Any) -> None:

@@ -4,12 +4,13 @@ by name alone. A convenience: the cluster and the storage hold the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
-from heliostat.errors import ArtifactError
+from heliostat.errors import ArtifactError, ClusterRefusedError, UserError
 from heliostat.spec.site import Cluster
 from heliostat.storage.files import read_as, write_json
 from heliostat.storage.lines import tell_once
@@ -43,6 +44,27 @@ def remember(storage: Storage, sent: Sent) -> None:
     """Keep a submission under the storage."""
     cluster = CLUSTER.dump_python(sent.cluster, mode="json", by_alias=True)
     write_json(_folder(storage) / f"{sent.submission_id}.json", vars(sent) | {"cluster": cluster})
+
+
+@contextmanager
+def recorded(storage: Storage, sent: Sent) -> Iterator[Callable[[str], None]]:
+    """Keeps `sent` with the id that it is called with, before it is sent. Of what a cluster has
+    refused nothing is kept but what was known before.
+    """
+    known, kept = find_sent(storage, sent.reference), []
+
+    def record(submission: str) -> None:
+        kept.append(replace(sent, submission_id=submission))
+        remember(storage, kept[-1])
+
+    try:
+        yield record
+    except (ClusterRefusedError, UserError):
+        for refused in kept:
+            (_folder(storage) / f"{refused.submission_id}.json").unlink(missing_ok=True)
+        if kept and known is not None:
+            remember(storage, known)
+        raise
 
 
 def all_sent(storage: Storage) -> Iterator[Sent]:

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from heliostat.errors import LaunchError, StoppedError, UnknownOutcomeError, UserError
+from heliostat.errors import (
+    ClusterRefusedError,
+    LaunchError,
+    StoppedError,
+    UnknownOutcomeError,
+    UserError,
+)
 from heliostat.launch.clusters import Destination, destination
 from heliostat.launch.sent import Sent, all_sent, find_sent
 from heliostat.launch.target import find_cluster
@@ -58,6 +64,8 @@ class RunView:
             if self.earlier is not None:
                 return self.earlier.read_state() | {"run": self.reference}
             return {"run": self.reference, "status": "UNKNOWN", "error": str(error)}
+        if status == "UNKNOWN" and self.earlier is not None:
+            return self.earlier.read_state() | {"run": self.reference}
         # A job that Ray calls succeeded, but that left no result here, did not succeed for us.
         if status == "SUCCEEDED" and sent.verb == "run":
             status, message = "UNKNOWN", "the job ended, but its folder is not in this storage"
@@ -76,8 +84,11 @@ class RunView:
                     yield line
                 if cluster.tells_all:
                     return
-            except LaunchError:
+            except LaunchError as error:
                 if self._begun() is None:
+                    if follow and isinstance(error, ClusterRefusedError):
+                        what = f"{self.reference} can be followed no longer, and may go on: {error}"
+                        raise UnknownOutcomeError(what) from error
                     raise
             folder = self._begun()
         if folder is not None:

@@ -60,7 +60,7 @@ class Api:
         self.num_rayjobs: int | None = None  # a quota
         self.knows_kuberay = True
         self.finalizers: list[str] = []  # the operator gives them to each RayJob
-        self.collector_seconds = 0.0  # how much later what is owned goes
+        self.collects_at_once = True  # else what is owned goes with `collect`
         self.logs: dict[str, bytes] = {}  # by pod; without one it is not scheduled: 204
         self.has_kubelet = True
 
@@ -99,19 +99,16 @@ class Api:
                 value["metadata"]["resourceVersion"] = str(self.version)
                 self.events.append((self.version, "DELETED", key[:2], value))
                 self.lock.notify_all()
-                uid = value["metadata"]["uid"]
-                if self.collector_seconds:
-                    collector = threading.Timer(self.collector_seconds, self._collect, [uid])
-                    collector.daemon = True
-                    collector.start()
-                else:
-                    self._collect(uid)
+                if self.collects_at_once:
+                    self.collect()
         return value
 
-    def _collect(self, uid: str) -> None:
+    def collect(self) -> None:
+        """Remove what has lost its owner."""
         with self.lock:
-            for other in [k for k, v in self.objects.items() if _owner(v) == uid]:
-                self.remove(other)
+            there = {value["metadata"]["uid"] for value in self.objects.values()} | {None}
+            for key in [k for k, v in self.objects.items() if _owner(v) not in there]:
+                self.remove(key)
 
     def set_status(self, key: Key, **status: Any) -> None:
         with self.lock:
@@ -125,7 +122,8 @@ class Api:
         name, namespace = rayjob["metadata"]["name"], rayjob["metadata"]["namespace"]
         pod = f"{name}-submitter"
         if ("v1", "pods", namespace, pod) not in self.objects:
-            owner = {"uid": rayjob["metadata"]["uid"]}
+            uid = rayjob["metadata"]["uid"]
+            owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": name, "uid": uid}
             labels = {"job-name": name, "heliostat/key": name}
             self.add("v1", "pods", pod, metadata={"labels": labels, "ownerReferences": [owner]})
         if log is not None:

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -161,8 +160,8 @@ def test_a_kubeconfig_that_is_none_is_one_sentence(server, submit, text):
 @pytest.mark.parametrize(
     ("log", "has_kubelet", "said"),
     [
-        (None, True, []),  # no node yet: 204
-        (b"", True, []),
+        (None, True, ["note      the pod"]),  # no node yet: 204
+        (b"", True, ["note      the pod"]),
         (b"one\xff\xfe\ntwo\x85\xe2\x80\xa8x\n", True, ["one\ufffd\ufffd", "two\ufffd\u2028x"]),
         (b"one", False, ["note      the log of the pod"]),
     ],
@@ -212,13 +211,28 @@ def test_a_submission_cut_off_anywhere_is_known_and_can_be_sent_again(server, ca
     assert call("stop", "small/one")[0] == 0 and CONFIG not in server.api.objects
 
 
-def test_a_slow_garbage_collector_takes_nothing_from_the_new_run(server, submit):
+def at_third_call(monkeypatch, name: str, happens) -> None:
+    """Something happens while we wait: when `kube_send.NAME` is called for the third time."""
+    calls, called = [], getattr(kube_send, name)
+
+    def counted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            happens()
+        return called(*arguments)
+
+    monkeypatch.setattr(kube_send, name, counted)
+
+
+def test_a_slow_garbage_collector_takes_nothing_from_the_new_run(server, submit, monkeypatch):
     assert submit()[0] == 0
     first = server.api.objects[CONFIG]["metadata"]["uid"]
     server.api.set_status(RAYJOB, jobDeploymentStatus="Failed", jobStatus="FAILED")
-    server.api.collector_seconds = 0.5
+    server.api.collects_at_once = False
+    at_third_call(monkeypatch, "_create_config", server.api.collect)
     ended, _, err = submit()
     assert ended == 0 and f"waiting for the ConfigMap {NAME}" in err
+    server.api.collect()
     config = server.api.objects[CONFIG]["metadata"]
     assert config["uid"] != first
     assert config["ownerReferences"][0]["uid"] == server.api.objects[RAYJOB]["metadata"]["uid"]
@@ -229,14 +243,12 @@ def test_an_old_rayjob_is_waited_for_until_its_finalizer_lets_it_go(server, subm
     assert submit()[0] == 0
     old = server.api.objects[RAYJOB]["metadata"]["uid"]
     server.api.delete(RAYJOB)
-    monkeypatch.setattr(kube_send, "GONE_SECONDS", 0.3)
+    monkeypatch.setattr(kube_send, "GONE_SECONDS", 0.0)
     ended, _, err = submit()
     assert ended == 5 and "it waits for ray.io/rayjob-finalizer" in err
     monkeypatch.setattr(kube_send, "GONE_SECONDS", 60.0)
-    timer = threading.Timer(0.5, server.api.remove, [RAYJOB])
-    timer.start()
+    at_third_call(monkeypatch, "find", lambda: server.api.remove(RAYJOB))
     ended, _, err = submit()
-    timer.join()
     assert ended == 0 and f"waiting for the RayJob {NAME}" in err
     assert "nothing new was sent" not in err
     assert server.api.objects[RAYJOB]["metadata"]["uid"] != old

@@ -171,7 +171,10 @@ def submitter_lines(cluster: KubeRaySpec, name: str) -> Iterator[str]:
         except LaunchError as error:
             yield f"note      the log of the pod {pod} cannot be read: {error}"
             continue
-        yield from text.removesuffix("\n").split("\n") if text else []
+        if text:
+            yield from text.removesuffix("\n").split("\n")
+        else:
+            yield f"note      the pod {pod} has said nothing yet"
 
 
 def _submitters(cluster: KubeRaySpec, name: str) -> list[str]:

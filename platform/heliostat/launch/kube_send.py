@@ -56,7 +56,7 @@ def _existing(request: KubeRequest, cluster: KubeRaySpec, tell: Tell) -> dict[st
     """The RayJob of this very run, if it goes on or has succeeded. One that has ended otherwise is
     deleted, and one that is being deleted is waited for.
     """
-    deadline = None
+    waiting = _Waiting(f"the RayJob {request.name}", tell)
     while (found := find(cluster, request.name)) is not None:
         _check_is_ours(found, request)
         if not found["metadata"].get("deletionTimestamp"):
@@ -66,7 +66,7 @@ def _existing(request: KubeRequest, cluster: KubeRaySpec, tell: Tell) -> dict[st
             for change in _changes(_patch_config(cluster, request.name, {}), request):
                 tell(f"{request.run} goes on with another job file: {change}")
             delete(cluster, request.name)
-        deadline = _wait(deadline, f"the RayJob {request.name}", found, tell)
+        waiting.turn(found)
     return None
 
 
@@ -79,7 +79,7 @@ def _hold_config(
     """
     wanted = json.loads(json.dumps(request.config))
     metadata = wanted["metadata"] | ({} if owner is None else _owned_by(owner))
-    deadline = None
+    waiting = _Waiting(f"the ConfigMap {request.name}", tell)
     while not _create_config(cluster, wanted | {"metadata": metadata}):
         # An empty patch changes nothing, and shows it to who may not `get` it.
         found = _patch_config(cluster, request.name, {})
@@ -91,7 +91,7 @@ def _hold_config(
                 version = {"resourceVersion": found["metadata"]["resourceVersion"]}
                 _patch_config(cluster, request.name, wanted | {"metadata": metadata | version})
                 return
-        deadline = _wait(deadline, f"the ConfigMap {request.name}", found or {}, tell)
+        waiting.turn(found)
 
 
 def _may_be_taken(config: Mapping[str, Any], owner: Mapping[str, Any] | None) -> bool:
@@ -102,20 +102,29 @@ def _may_be_taken(config: Mapping[str, Any], owner: Mapping[str, Any] | None) ->
     return owners <= ours and not metadata.get("deletionTimestamp")
 
 
-def _wait(deadline: float | None, what: str, found: Mapping[str, Any], tell: Tell) -> float:
-    """Wait a little for an object of an earlier attempt to go; the end of our patience."""
-    if deadline is None:
-        tell(f"waiting for {what} of an earlier attempt to go")
-        return time.monotonic() + GONE_SECONDS
-    if time.monotonic() > deadline:
-        finalizers = found.get("metadata", {}).get("finalizers") or []
-        holds = ", ".join(finalizers) or "the garbage collector"
-        raise ClusterUnavailableError(
-            f"{what} of an earlier attempt did not go within {GONE_SECONDS:.0f} seconds; "
-            f"it waits for {holds}"
-        )
-    time.sleep(POLL_SECONDS)
-    return deadline
+class _Waiting:
+    """Waits for an object of an earlier attempt to go, and says so if it does not at once."""
+
+    def __init__(self, what: str, tell: Tell) -> None:
+        self.what, self.tell = f"{what} of an earlier attempt", tell
+        self.num_turns, self.deadline = 0, time.monotonic() + GONE_SECONDS
+
+    def turn(self, found: Mapping[str, Any] | None) -> None:
+        """A little, for what was `found`.
+
+        Raises:
+            ClusterUnavailableError: it has been too long.
+        """
+        self.num_turns += 1
+        if self.num_turns == 1:
+            return
+        if self.num_turns == 2:
+            self.tell(f"waiting for {self.what} to go")
+        if time.monotonic() > self.deadline:
+            finalizers = (found or {}).get("metadata", {}).get("finalizers") or []
+            what = f"{self.what} did not go within {GONE_SECONDS:.0f} seconds; it waits for "
+            raise ClusterUnavailableError(what + (", ".join(finalizers) or "the garbage collector"))
+        time.sleep(POLL_SECONDS)
 
 
 def _check_is_ours(existing: Mapping[str, Any], request: KubeRequest) -> None:

@@ -14,7 +14,7 @@ from heliostat.cli.main import _status_of
 from heliostat.launch import kube, kube_client, kube_send
 from heliostat.launch.rayjob import object_name
 from heliostat.spec.kuberay import KubeRaySpec
-from tests.conftest import free_port
+from tests.conftest import PATIENCE_SECONDS, free_port
 from tests.launch.kube_api import TOKEN, granted
 from tests.launch.kube_server import kube_server
 
@@ -198,7 +198,9 @@ def test_a_submission_cut_off_anywhere_is_known_and_can_be_sent_again(server, ca
         "_status_of(sys.argv[1:])\n"
     )
     words = ["submit", str(make_job()), "--to", "kube", "--id", "one"]
-    done = subprocess.run([sys.executable, "-c", code, *words], env=os.environ, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=os.environ, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 9 and CONFIG in server.api.objects
     sent = step == "patch configmaps"
     assert (RAYJOB in server.api.objects) == sent

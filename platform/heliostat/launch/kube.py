@@ -14,6 +14,7 @@ from heliostat.launch.kube_client import api_client, body_of, if_there
 from heliostat.launch.kube_reasons import why_waiting
 from heliostat.launch.rayjob import GROUP, PLURAL, VERSION
 from heliostat.spec.kuberay import KubeRaySpec
+from heliostat.storage.lines import split_lines
 
 WATCH_SECONDS, POLL_SECONDS, REASON_SECONDS, PATIENCE_SECONDS = 2, 1.0, 5.0, 300.0
 FAILED_BEFORE = {"Failed", "ValidationFailed"}
@@ -172,7 +173,7 @@ def submitter_lines(cluster: KubeRaySpec, name: str) -> Iterator[str]:
             yield f"note      the log of the pod {pod} cannot be read: {error}"
             continue
         if text:
-            yield from text.removesuffix("\n").split("\n")
+            yield from split_lines(text)
         else:
             yield f"note      the pod {pod} has said nothing yet"
 

@@ -41,11 +41,12 @@ bench: $(TOOLS)
 	$(BIN)/python tests/bench/fused.py
 	$(BIN)/python tests/bench/asha.py
 
+# pip first: the version of constraints.txt shows how far an installation is.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo 'Installing heliostat and the libraries it stands on into $(VENV):'
 	@echo 'about 90 packages, 2 GB; two to five minutes, and seconds the next time.'
-	$(INSTALL) --quiet pip  # a version that shows how far an installation is
+	$(INSTALL) --quiet pip
 	$(INSTALL) --editable '.[examples]'
 	@touch $@
 

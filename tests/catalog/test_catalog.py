@@ -73,14 +73,6 @@ def test_table_formats_are_never_read_as_bare_files(tmp_path, table):
         assert "is an Iceberg table" in refusal(source)
 
 
-def test_files_must_have_the_same_columns(tmp_path):
-    pq.write_table(pa.table({"a": [1], "b": [1.0]}), tmp_path / "1.parquet")
-    pq.write_table(pa.table({"a": ["x"], "c": [1.0]}), tmp_path / "2.parquet")
-    text = refusal(tmp_path)
-    assert "2.parquet: lacks column `b`" in text and "1.parquet: lacks column `c`" in text
-    assert "2.parquet: column `a` is string, but int64 in 1.parquet" in text
-
-
 def test_a_name_that_exists_is_no_pattern(tmp_path):
     """Of a file, of a folder, and of a folder above that nobody wrote as a pattern."""
     folder = tmp_path / "run[1]"
@@ -101,3 +93,18 @@ def test_a_name_that_exists_is_no_pattern(tmp_path):
     assert [f.path for f in read_catalog(f"{folder}/data[1].parquet").files] == ["data1.parquet"]
     assert "matches no file" in refusal(f"{folder}/data[z-a].parquet")
     assert "no such file" in refusal(f"{folder}/nothing")
+
+
+def test_columns_that_files_have_differently_are_named(tmp_path):
+    """To those who use them: for the others they are no obstacle."""
+    pq.write_table(pa.table({"a": [1], "b": [1.0], "d": [1]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"a": ["x"], "c": [1.0], "d": [2]}), tmp_path / "2.parquet")
+    catalog = read_catalog(str(tmp_path))
+    problems = {str(problem) for problem in catalog.problems_of("abcd")}
+    assert problems == {
+        f"{tmp_path}/2.parquet: column `a` is string, but int64 in 1.parquet; write one type in "
+        "all files",
+        f"{tmp_path}/2.parquet: lacks column `b`, which other files have",
+        f"{tmp_path}/1.parquet: lacks column `c`, which other files have",
+    }
+    assert not catalog.problems_of("d")

@@ -46,7 +46,9 @@ def written(delimiter=",", decimal=".", thousands="", missing="", encoding="utf-
 
 def rows_of(source, read: ReadSpec | None = None) -> pa.Table:
     catalog = read_catalog(str(source), read)
-    table = pa.concat_tables(piece.table for piece in read_groups(catalog.row_groups, None))
+    table = pa.concat_tables(
+        piece.table for piece in read_groups(catalog.row_groups, catalog.schema, None)
+    )
     assert table.num_rows == catalog.num_rows and table.schema == catalog.schema
     return table
 
@@ -187,7 +189,10 @@ def test_files_agree_on_types_before_they_are_read(tmp_path):
     (tmp_path / "2.csv").write_text("code,opt,x\n")
     assert rows_of(tmp_path / "0.csv").to_pylist()[0] == {"code": 7, "opt": None, "x": 1}
     catalog = read_catalog(str(tmp_path))
-    tables = [piece.table for piece in read_groups(catalog.row_groups, ["code", "opt", "x"])]
+    tables = [
+        piece.table
+        for piece in read_groups(catalog.row_groups, catalog.schema, ["code", "opt", "x"])
+    ]
     assert pa.concat_tables(tables).to_pylist() == [
         {"code": "7", "opt": None, "x": 1.0}, {"code": "8", "opt": None, "x": 2.0},
         {"code": "007", "opt": 0.5, "x": 1.5},
@@ -222,7 +227,9 @@ def test_how_rows_lie_in_files_changes_nothing(tmp_path, values, cut):
 
     whole = rows_of(write("whole.csv", 0, 8))
     parts = read_catalog([write("0.csv", 0, cut), write("1.csv", cut, 8)])
-    tables = [piece.table for piece in read_groups(parts.row_groups, whole.column_names)]
+    tables = [
+        piece.table for piece in read_groups(parts.row_groups, parts.schema, whole.column_names)
+    ]
     assert pa.concat_tables(tables).equals(whole)
     for i, column in enumerate(values):
         found = whole[f"c{i}"]

@@ -32,7 +32,7 @@ TABLE = pa.table(
 
 def rows_of(source, names=None, text=None) -> pa.Table:
     catalog = read_catalog(str(source))
-    pieces = list(read_groups(catalog.row_groups, names, text))
+    pieces = list(read_groups(catalog.row_groups, catalog.schema, names, text))
     assert sum(piece.num_read for piece in pieces) == catalog.num_rows
     return pa.concat_tables([piece.table for piece in pieces if len(piece.rows)])
 
@@ -80,8 +80,8 @@ def test_folders_name_columns(tmp_path):
     assert first.num_rows == 2
     (tmp_path / "other=1").mkdir()
     pq.write_table(TABLE, tmp_path / "other=1" / "a.parquet")
-    with pytest.raises(DataError, match="its folders name different columns"):
-        read_catalog(str(tmp_path))
+    problems = read_catalog(str(tmp_path)).problems_of(["other", "x"])
+    assert len(problems) == 1 and "lacks column `other`, which other files" in str(problems[0])
 
 
 CONDITIONS = {
@@ -125,7 +125,8 @@ def test_what_is_no_filter_is_refused(text, sentence):
 def test_a_filter_keeps_row_numbers(tmp_path, group_rows, month, cut):
     pq.write_table(TABLE, tmp_path / "a.parquet", row_group_size=group_rows)
     text = f"month >= {month} and month * 10 > {cut}"
-    pieces = list(read_groups(read_catalog(str(tmp_path)).row_groups, ["month"], text))
+    catalog = read_catalog(str(tmp_path))
+    pieces = list(read_groups(catalog.row_groups, catalog.schema, ["month"], text))
     rows = np.concatenate([piece.rows for piece in pieces])
     months = np.array(TABLE["month"])
     assert np.array_equal(rows, np.flatnonzero((months >= month) & (months * 10 > cut)))
@@ -152,7 +153,22 @@ def test_a_word_far_down_a_column_of_numbers_is_noticed(tmp_path):
     (tmp_path / "big.csv").write_text("\n".join(lines))
     doubt = read_catalog(str(tmp_path)).doubts["a"]
     assert doubt.is_number and doubt.what == "its values are numbers, except for `oops`"
-    (tmp_path / "big.csv").rename(tmp_path / "big.xlsx")
+
+
+def test_all_of_a_file_of_json_lines_decides_its_types(tmp_path, monkeypatch):
+    texts = ['{"a": null, "b": 1, "c": "2020-01-01"}', '{"a": 1, "b": 0.5, "c": "x", "d": [1]}']
+    for block_bytes in (1 << 22, 30):
+        monkeypatch.setattr("heliostat.catalog.json_lines.BLOCK_BYTES", block_bytes)
+        (tmp_path / "a.jsonl").write_text("\n".join([texts[0]] * 9 + [texts[1]] * 2))
+        found = rows_of(tmp_path / "a.jsonl")
+        assert found["a"].to_pylist() == [None] * 9 + [1] * 2
+        assert found["b"].to_pylist() == [1.0] * 9 + [0.5] * 2
+        assert found["c"].to_pylist() == ["2020-01-01"] * 9 + ["x"] * 2
+        assert found["d"].to_pylist() == [None] * 9 + [[1]] * 2
+
+
+def test_what_is_not_read_says_what_is(tmp_path):
+    (tmp_path / "big.xlsx").write_text("a,b")
     with pytest.raises(DataError, match="convert it to Parquet"):
         read_catalog(str(tmp_path))
 

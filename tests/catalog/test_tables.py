@@ -33,7 +33,7 @@ SECOND = pa.table({"a": [4], "b": ["q"], "p": [2], "c": [1.5]})
 def rows_of(source) -> list[dict]:
     catalog = read_catalog(source)
     names = list(catalog.columns)
-    pieces = list(read_groups(catalog.row_groups, names))
+    pieces = list(read_groups(catalog.row_groups, catalog.schema, names))
     assert sum(piece.num_read for piece in pieces) == catalog.num_rows
     return sorted(
         (row for piece in pieces for row in piece.table.to_pylist()), key=lambda r: r["a"]

@@ -18,7 +18,7 @@ def plan_of(path: Path, *settings: str) -> Plan:
 def prepare_here(plan: Plan, folder: Path, monkeypatch) -> Prepared:
     """Prepare as `prepare` does, with tasks run one after another instead of by Ray Data."""
 
-    def run_units(units, work, num_tasks, patience_seconds):
+    def run_units(units, work, num_tasks, patience_seconds, waiting=None):
         for unit in units:
             yield work(unit) | {"index": unit.index}
 

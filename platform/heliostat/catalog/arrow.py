@@ -31,9 +31,9 @@ def read_footer(location: str) -> Footer:
 
 
 def read_groups(
-    location: str, indices: Sequence[int], names: Sequence[str] | None
+    location: str, indices: Sequence[int], names: Sequence[str]
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(record batch, its table) for each of `indices`."""
+    """(record batch, its table) for each of `indices`; of `names` those that the file has."""
     with open_file(location) as stream, pa.ipc.open_file(stream) as file:
         for index in indices:
             try:
@@ -41,4 +41,12 @@ def read_groups(
             except (pa.ArrowException, OSError) as error:
                 place = f"{location}, record batch {index}"
                 raise DataError(Problem(place, f"is damaged: {error}")) from error
-            yield index, table if names is None else table.select(list(names))
+            own = [name for name in names if name in table.column_names]
+            yield index, table.select(own)
+
+
+def read_column(location: str, name: str) -> Iterator[pa.ChunkedArray]:
+    """The values of one column, a record batch at a time."""
+    with open_file(location) as stream, pa.ipc.open_file(stream) as file:
+        for index in range(file.num_record_batches):
+            yield pa.chunked_array([file.get_batch(index).column(name)])

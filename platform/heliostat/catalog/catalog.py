@@ -1,8 +1,8 @@
-"""The catalog of a source: its listing, its schema, and a digest of both."""
+"""The catalog of a source: its listing, its one schema, and a digest of both."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,12 +10,15 @@ from itertools import compress
 
 import pyarrow as pa
 
-from heliostat.catalog.columns import Column, Doubt, Footer, columns_of
+from heliostat.catalog.columns import Column, Doubt, Footer
 from heliostat.catalog.delimited import layout_of
 from heliostat.catalog.files import Constant, SourceFile, list_source
 from heliostat.catalog.formats import DELIMITED, PARQUET, format_of, read_footer
 from heliostat.catalog.inference import NUMBERS, TEXT, common_type
+from heliostat.catalog.partitions import with_constants
+from heliostat.catalog.schema import Unified, unify
 from heliostat.catalog.tables import fitted, list_table
+from heliostat.catalog.widening import is_text
 from heliostat.errors import DataError, Problem, SettingError
 from heliostat.spec.data import DeltaSource, IcebergSource, Source
 from heliostat.spec.identity import digest_of
@@ -43,27 +46,34 @@ class RowGroup:
 @dataclass(frozen=True)
 class Catalog:
     """All that footers tell. Files are in the order of their paths relative to the source; `read`
-    says how those of delimited text are written.
+    says how those of delimited text are written, and `texts` are columns that stay as they are
+    written, where they are.
     """
 
     source: str
     files: tuple[SourceFile, ...]
     footers: tuple[Footer, ...]
     read: ReadSpec = ReadSpec()
+    texts: frozenset[str] = frozenset()
 
     @cached_property
     def columns(self) -> dict[str, Column]:
-        """The columns by name."""
-        return {column.name: column for column in columns_of(self.schema)}
+        """The columns by name, those that folders name last; some may have a problem."""
+        return self._unified.columns
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The columns as Arrow types, those that folders name last."""
-        schema = self.footers[0].schema
-        for name, type_, _ in self.files[0].constants:
-            if name not in schema.names:
-                schema = schema.append(pa.field(name, pa.type_for_alias(type_)))
-        return schema
+        """What every file is cast to: all columns that all files can give."""
+        return self._unified.schema
+
+    @cached_property
+    def _unified(self) -> Unified:
+        return unify(self.files, self.footers, self.read, self.texts)
+
+    def problems_of(self, names: Iterable[str]) -> list[Problem]:
+        """Why some of the columns cannot be used; of a name that no column has, nothing."""
+        found = (self.columns[name].problem for name in names if name in self.columns)
+        return [problem for problem in found if problem is not None]
 
     @cached_property
     def index(self) -> frozenset[str]:
@@ -120,14 +130,15 @@ class Catalog:
     def listing(self) -> list[list[str | int]]:
         """Relative path, bytes, modification time and footer hash of each file."""
         return [
-            [file.path, file.num_bytes, file.modified_ns, footer.digest]
+            [file.path, file.num_bytes, file.modified_ns, footer.digest, *file.marks]
             for file, footer in zip(self.files, self.footers, strict=True)
         ]
 
     @cached_property
     def digest(self) -> str:
-        """The data digest."""
-        return digest_of(self.listing)
+        """The data digest. Where files differ, the types chosen are a part of the data."""
+        mixed = self._unified.mixed
+        return digest_of([self.listing, mixed] if mixed else self.listing)
 
 
 def read_catalog(
@@ -139,27 +150,22 @@ def read_catalog(
 
     Raises:
         SettingError: a delimited file is written in another way than `read` says.
-        DataError: nothing is there, a file is not what its name says, or the schemas differ.
+        DataError: nothing is there, or a file is not what its name says.
     """
     read = read or ReadSpec()
     if isinstance(source, (DeltaSource, IcebergSource)):
         table = list_table(source)
         footers, name = _footers(table.files, read), table.name
-        fitting = [
-            fitted(table, file, footer.schema)
-            for file, footer in zip(table.files, footers, strict=True)
-        ]
-        files = tuple(file for file, _ in fitting)
+        files = table.files
         footers = tuple(
-            replace(footer, schema=schema)
-            for footer, (_, schema) in zip(footers, fitting, strict=True)
+            replace(footer, schema=fitted(table, file, footer.schema))
+            for file, footer in zip(files, footers, strict=True)
         )
     else:
-        files = list_source(source)
+        files = with_constants(list_source(source))
         footers = _alike(files, _footers(files, read), texts)
         name = source if isinstance(source, str) else ", ".join(source)
-    _check_same_columns(files, footers)
-    return Catalog(name, files, footers, read)
+    return Catalog(name, files, footers, read, frozenset(texts))
 
 
 def combined(catalogs: Mapping[str, Catalog]) -> Catalog:
@@ -170,7 +176,6 @@ def combined(catalogs: Mapping[str, Catalog]) -> Catalog:
         for file in catalog.files
     )
     footers = _alike(files, tuple(f for catalog in catalogs.values() for f in catalog.footers))
-    _check_same_columns(files, footers)
     read = next(iter(catalogs.values())).read
     return Catalog("; ".join(c.source for c in catalogs.values()), files, footers, read)
 
@@ -199,11 +204,13 @@ def _alike(
     files: tuple[SourceFile, ...], footers: tuple[Footer, ...], texts: Collection[str] = ()
 ) -> tuple[Footer, ...]:
     """The footers with one type for each column of all delimited files: each file alone shows only
-    what its own texts may be.
+    what its own texts may be. What other files have as text is text.
     """
-    is_text = [format_of(file.location) == DELIMITED for file in files]
+    is_delimited = [format_of(file.location) == DELIMITED for file in files]
+    others = (f for f, delimited in zip(footers, is_delimited, strict=True) if not delimited)
+    texts = {*texts, *(field.name for f in others for field in f.schema if is_text(field.type))}
     found: dict[str, list[pa.DataType]] = {}
-    for footer in compress(footers, is_text):
+    for footer in compress(footers, is_delimited):
         for field in footer.schema:
             found.setdefault(field.name, []).append(field.type)
     types = {n: TEXT if n in texts else common_type(seen) for n, seen in found.items()}
@@ -219,38 +226,7 @@ def _alike(
             schema=pa.schema([(field.name, types[field.name]) for field in footer.schema]),
             doubts=(*footer.doubts, *doubts),
         )
-        if text
+        if delimited
         else footer
-        for footer, text in zip(footers, is_text, strict=True)
+        for footer, delimited in zip(footers, is_delimited, strict=True)
     )
-
-
-def _check_same_columns(files: tuple[SourceFile, ...], footers: tuple[Footer, ...]) -> None:
-    first = _kinds(files[0], footers[0])
-    problems = []
-    for file, footer in zip(files, footers, strict=True):
-        if footer is footers[0] or (footer.schema.equals(footers[0].schema) and not file.constants):
-            continue
-        here = _kinds(file, footer)
-        for name in sorted(first.keys() ^ here.keys()):
-            lacking = files[0] if name in here else file
-            problems.append(
-                Problem(lacking.location, f"lacks column `{name}`, which other files have")
-            )
-        for name in sorted(first.keys() & here.keys()):
-            if here[name].kind != first[name].kind:
-                problems.append(
-                    Problem(
-                        file.location,
-                        f"column `{name}` is {here[name].type}, "
-                        f"but {first[name].type} in {files[0].path}",
-                    )
-                )
-    if problems:
-        raise DataError(list(dict.fromkeys(problems))[:20])
-
-
-def _kinds(file: SourceFile, footer: Footer) -> dict[str, Column]:
-    constants = pa.schema([(name, pa.type_for_alias(type_)) for name, type_, _ in file.constants])
-    own = {column.name: column for column in columns_of(footer.schema)}
-    return {column.name: column for column in columns_of(constants)} | own

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from heliostat.errors import Problem
+
 PANDAS = b"pandas"
 UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?(\.\d+)*)?")
 INDEX_NAME = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)*")
@@ -20,13 +22,23 @@ ColumnKind = Literal["number", "boolean", "category", "time", "vector", "nested"
 @dataclass(frozen=True)
 class Column:
     """A column's name, its Arrow type in words, and what heliostat takes it for; `size` is
-    that of a vector.
+    that of a vector. `problem` is why nobody can use it: files have it differently, or not at
+    all. `note` is what its users should know. `digits`: a text whose every value is a whole
+    number, some of them with leading zeros.
     """
 
     name: str
     type: str
     kind: ColumnKind
     size: int = 0
+    problem: Problem | None = None
+    note: str = ""
+    digits: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values can be read as numbers."""
+        return self.kind == "number" or self.digits
 
 
 Settings = tuple[tuple[str, Any], ...]
@@ -76,12 +88,9 @@ class Footer:
     doubts: tuple[Doubt, ...] = ()
 
 
-def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
-    """The columns of an Arrow schema."""
-    return tuple(
-        Column(field.name, str(field.type), kind_of(field.type), _size(field.type))
-        for field in schema
-    )
+def column_of(name: str, type_: pa.DataType) -> Column:
+    """A column of an Arrow type."""
+    return Column(name, str(type_), kind_of(type_), _size(type_))
 
 
 def index_columns(schema: pa.Schema) -> frozenset[str]:

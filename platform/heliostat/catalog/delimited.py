@@ -54,8 +54,9 @@ def layout_of(schema: pa.Schema, read: ReadSpec) -> str:
     return json.dumps([read.model_dump(mode="json", exclude_defaults=True), types])
 
 
-def read_tables(location: str, names: Sequence[str] | None, layout: str) -> Iterator[pa.Table]:
-    """The file's rows, a block at a time, in the types of `layout`.
+def read_tables(location: str, names: Sequence[str], layout: str) -> Iterator[pa.Table]:
+    """Those of the columns `names` that the file has, a block of rows at a time, in the types of
+    `layout`.
 
     Raises:
         DataError: the file is not what it was when it was listed.
@@ -64,7 +65,7 @@ def read_tables(location: str, names: Sequence[str] | None, layout: str) -> Iter
     read = ReadSpec.model_validate(settings)
     with _damage(location, read), open_file(location) as stream:
         dialect = look(stream, location, read)
-        wanted = list(dialect.names) if names is None else list(names)
+        wanted = [name for name in names if name in dialect.names]
         keys = [str(dialect.names.index(name)) for name in wanted]
         schema = pa.schema([(name, TYPES[types[name]]) for name in wanted])
         if dialect.is_empty:

@@ -56,7 +56,7 @@ def draft_job(catalog: Catalog, target: str | None) -> str:
 def _sample(catalog: Catalog) -> pa.Table:
     """Rows from the first row groups, enough to see how many values a column has."""
     tables, rows = [], 0
-    for piece in read_groups(catalog.row_groups, None):
+    for piece in read_groups(catalog.row_groups, catalog.schema, None):
         tables.append(piece.table)
         rows += piece.num_read
         if rows >= SAMPLE_ROWS:

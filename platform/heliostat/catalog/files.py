@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
-from urllib.parse import unquote
 
 from pyarrow import fs
 
 from heliostat.catalog.places import Place, place_of
 from heliostat.errors import DataError, Problem
 
-Constant = tuple[str, str, int | str | None]
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+Constant = tuple[str, str, int | float | str | None]
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class SourceFile:
     """A data file; `path` is relative to the source and part of every row's identity.
 
     `constants` are the columns that its folders name, with their Arrow types: `year=2013/`
-    gives ("year", "int64", 2013).
+    gives ("year", "int64", 2013). `marks` are a part of the file's place in the data digest.
     """
 
     path: str
@@ -32,6 +29,7 @@ class SourceFile:
     num_bytes: int
     modified_ns: int
     constants: tuple[Constant, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 def list_source(source: str | Sequence[str]) -> tuple[SourceFile, ...]:
@@ -51,7 +49,7 @@ def list_source(source: str | Sequence[str]) -> tuple[SourceFile, ...]:
         relative = os.path.relpath(info.path, base)
         location = place.location(info.path)
         files[relative] = SourceFile(relative, location, info.size, info.mtime_ns or 0)
-    return _with_constants([files[relative] for relative in sorted(files)])
+    return tuple(files[relative] for relative in sorted(files))
 
 
 def _expand(source: str) -> tuple[Place, list[fs.FileInfo]]:
@@ -168,32 +166,3 @@ def _names(place: Place, folder: str) -> Iterable[str]:
     if place.filesystem.get_file_info(folder).type != fs.FileType.Directory:
         return []
     return [info.base_name for info in place.filesystem.get_file_info(selector)]
-
-
-def _with_constants(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
-    """Columns from folder names like `year=2013`: integers where all of a column are."""
-    named = [_folder_values(file.path) for file in files]
-    keys = {tuple(values) for values in named}
-    if len(keys) > 1:
-        shown = " and ".join(", ".join(key) or "none" for key in sorted(keys)[:2])
-        raise DataError(Problem("data.source", f"its folders name different columns: {shown}"))
-    numeric = {
-        key
-        for key in next(iter(keys), ())
-        if all(re.fullmatch(r"-?\d{1,18}", values[key] or "0") for values in named)
-    }
-    return tuple(
-        replace(file, constants=tuple(_constant(*pair, numeric) for pair in values.items()))
-        for file, values in zip(files, named, strict=True)
-    )
-
-
-def _constant(key: str, value: str | None, numeric: set[str]) -> Constant:
-    if key not in numeric:
-        return key, "string", value
-    return key, "int64", None if value is None else int(value)
-
-
-def _folder_values(path: str) -> dict[str, str | None]:
-    pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    return {key: None if value == NO_VALUE else unquote(value) for key, value in pairs}

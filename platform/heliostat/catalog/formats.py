@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pyarrow as pa
+
 from heliostat.catalog import arrow, delimited, json_lines, parquet
 from heliostat.catalog.columns import Footer
 from heliostat.catalog.places import suffix_of
@@ -44,3 +48,23 @@ def read_footer(location: str, read: ReadSpec) -> Footer:
         PARQUET: parquet.read_footer, ARROW: arrow.read_footer, JSON_LINES: json_lines.read_footer,
     }  # fmt: skip
     return readers[kind](location)
+
+
+def integer_bounds(location: str, name: str) -> tuple[int, int] | None:
+    """The least and the largest value of a column, where the file itself tells."""
+    return parquet.integer_bounds(location, name) if format_of(location) == PARQUET else None
+
+
+def read_column(location: str, field: pa.Field, layout: str) -> Iterator[pa.ChunkedArray]:
+    """The values of one column, in the file's own type; `layout` is for delimited text."""
+    kind = format_of(location)
+    if kind == PARQUET:
+        yield from parquet.read_column(location, field.name)
+    elif kind == ARROW:
+        yield from arrow.read_column(location, field.name)
+    elif kind == DELIMITED:
+        for table in delimited.read_tables(location, [field.name], layout):
+            yield table[field.name]
+    else:
+        for table in json_lines.read_tables(location, pa.schema([field])):
+            yield table[field.name]

@@ -1,4 +1,8 @@
-"""Parquet: the footer without touching a page, and row groups by number."""
+"""Parquet: the footer without touching a page, and row groups by number.
+
+The old 96-bit times are read as microseconds: as nanoseconds, which is Arrow's own choice, the
+year 9999 wraps to one long past.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ MAGIC = b"PAR1"
 TAIL_BYTES = 1 << 16
 ROWS_AT_ONCE = 65_536
 STATISTICS_READ = 1_000
+INT96, INT96_UNIT = "INT96", "us"
 
 
 def read_footer(location: str) -> Footer:
@@ -38,6 +43,10 @@ def read_footer(location: str) -> Footer:
     except (pa.ArrowException, OSError) as error:
         raise DataError(Problem(location, f"has a damaged Parquet footer: {error}")) from error
     rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    if INT96 in {metadata.schema.column(j).physical_type for j in range(metadata.num_columns)}:
+        with _opened(pa.BufferReader(raw)) as file:
+            schema = file.schema_arrow
+        raw += INT96_UNIT.encode()  # what was read in another unit is other data
     digest = hashlib.sha256(raw).hexdigest()[:16]
     largest = tuple(_largest(metadata, schema))
     return Footer(schema, rows, digest, largest, index_columns(schema))
@@ -56,18 +65,39 @@ def _largest(metadata: pq.FileMetaData, schema: pa.Schema) -> Iterator[tuple[str
             yield name, max(max(abs(s.min), abs(s.max)) for s in bounds)
 
 
+def read_column(location: str, name: str) -> Iterator[pa.ChunkedArray]:
+    """The values of one column, a row group at a time."""
+    with open_file(location) as stream, _opened(stream) as file:
+        for index in range(file.num_row_groups):
+            yield file.read_row_group(index, columns=[name], use_threads=False)[name]
+
+
+def integer_bounds(location: str, name: str) -> tuple[int, int] | None:
+    """The least and the largest value of a column, if every row group's statistics tell."""
+    with open_file(location) as stream, _opened(stream) as file:
+        metadata = file.metadata
+        paths = [metadata.schema.column(j).path for j in range(metadata.num_columns)]
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        found = [group.column(paths.index(name)).statistics for group in groups if group.num_rows]
+    if not all(s is not None and s.has_min_max for s in found):
+        return None
+    return min((s.min for s in found), default=0), max((s.max for s in found), default=0)
+
+
 def read_groups(
     location: str,
     indices: Sequence[int],
-    names: Sequence[str] | None,
-    keep: Callable[[pa.Schema], pc.Expression] | None,
+    names: Sequence[str],
+    keep: Callable[[pa.Schema], pc.Expression | None],
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(row group, its table) for each of `indices`, in order; those whose statistics rule out
-    `keep(schema of the file)` are left out unread. Many small groups are read at once.
+    """(row group, its table) for each of `indices`, in order, with those of `names` that the file
+    has; groups whose statistics rule out `keep(schema of the file)` are left out unread. Many
+    small groups are read at once.
     """
-    with open_file(location) as stream, pq.ParquetFile(stream) as file:
-        if keep is not None:
-            indices = _possible(location, indices, keep(file.schema_arrow))
+    with open_file(location) as stream, _opened(stream) as file:
+        possible = keep(file.schema_arrow)
+        if possible is not None:
+            indices = _possible(location, indices, possible)
         rows = [file.metadata.row_group(index).num_rows for index in indices]
         for start, stop in _runs(rows):
             run = list(indices[start:stop])
@@ -76,6 +106,10 @@ def read_groups(
             for index, count in zip(run, rows[start:stop], strict=True):
                 yield index, table.slice(at, count)
                 at += count
+
+
+def _opened(stream: pa.NativeFile) -> pq.ParquetFile:
+    return pq.ParquetFile(stream, coerce_int96_timestamp_unit=INT96_UNIT)
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -88,9 +122,7 @@ def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
             start, total = i + 1, 0
 
 
-def _read(
-    file: pq.ParquetFile, location: str, run: list[int], names: Sequence[str] | None
-) -> pa.Table:
+def _read(file: pq.ParquetFile, location: str, run: list[int], names: Sequence[str]) -> pa.Table:
     try:
         return file.read_row_groups(run, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
@@ -105,7 +137,8 @@ def _possible(location: str, indices: Sequence[int], keep: pc.Expression) -> Seq
     import pyarrow.dataset as ds  # loads pandas, which plans have no use for
 
     place = place_of(location)
-    fragment = ds.ParquetFileFormat().make_fragment(
+    options = ds.ParquetReadOptions(coerce_int96_timestamp_unit=INT96_UNIT)
+    fragment = ds.ParquetFileFormat(read_options=options).make_fragment(
         place.path, place.filesystem, row_groups=list(indices)
     )
     possible = {group.id for part in fragment.split_by_row_group(keep) for group in part.row_groups}

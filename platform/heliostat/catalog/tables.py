@@ -6,7 +6,7 @@ needs more than reading files (rows deleted apart from them, renamed columns) is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -138,31 +138,22 @@ def _iceberg_file(file: Any) -> SourceFile:
     return SourceFile(location.rpartition("/")[2], location, file.file_size_in_bytes, 0)
 
 
-def fitted(table: Table, file: SourceFile, schema: pa.Schema) -> tuple[SourceFile, pa.Schema]:
-    """A file of the table, with nulls for columns that are newer than it; and of its columns
-    those that the table has.
+def fitted(table: Table, file: SourceFile, schema: pa.Schema) -> pa.Schema:
+    """The columns of a file that the table has, and those of the table that are newer than the
+    file, which are null in it.
 
     Raises:
-        DataError: a column was renamed since the file was written, or its type has no nulls here.
+        DataError: a column was renamed since the file was written.
     """
     given = {name for name, _, _ in file.constants} | set(schema.names)
     ids = {_field_id(field): field.name for field in schema if _field_id(field) is not None}
-    constants = list(file.constants)
-    for field in table.schema:
-        if field.name in given:
-            continue
+    newer = [field for field in table.schema if field.name not in given]
+    for field in newer:
         if (old := ids.get(_field_id(field))) is not None:
             message = f"calls `{old}` what the table now calls `{field.name}`"
             raise DataError(Problem(file.location, message, "rewrite the table's data files"))
-        try:
-            pa.type_for_alias(str(field.type))
-        except ValueError:
-            message = f"is older than column `{field.name}` ({field.type})"
-            hint = "rewrite the table's data files, or leave the column out in a view"
-            raise DataError(Problem(file.location, message, hint)) from None
-        constants.append((field.name, str(field.type), None))
     kept = [field for field in schema if field.name in table.schema.names]
-    return replace(file, constants=tuple(constants)), pa.schema(kept)
+    return pa.schema(kept + newer)
 
 
 def _field_id(field: pa.Field) -> bytes | None:

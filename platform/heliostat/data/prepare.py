@@ -8,6 +8,7 @@ time; others that want it wait.
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,6 +135,7 @@ def _stream_facts(plan: Plan, finished: Sequence[Mapping[str, Any]]) -> dict[str
         "train_rows": [count for unit in finished for count in unit["train_rows"]],
         "dropped": dropped,
         "bounds": list(sieve_of(plan).bounds),
+        "schema": base64.b64encode(plan.catalog.schema.serialize()).decode(),
     }
 
 
@@ -155,6 +157,7 @@ def _pack_all(
     patience = plan.job.spec.limits.start_minutes * 60
     work = partial(
         _pack_unit,
+        schema=plan.catalog.schema,
         columns=plan.columns.packed,
         row_filter=plan.job.spec.data.filter,
         folder=str(stage),
@@ -194,6 +197,7 @@ def _finished(stage: StorePath, unit: Unit) -> dict[str, Any] | None:
 
 def _pack_unit(
     unit: Unit,
+    schema: pa.Schema,
     columns: tuple[PackedColumn, ...],
     row_filter: str | None,
     folder: str,
@@ -205,7 +209,7 @@ def _pack_unit(
     shards: list[Shard] = []
     filtered = 0
     sifted = _Sifted(unit, columns, sieve)
-    read = read_groups(unit.groups, names, row_filter)
+    read = read_groups(unit.groups, schema, names, row_filter)
     for pieces in _shard_sized(read if sieve is None else map(sifted.take, read)):
         filtered += sum(piece.num_read - len(piece.rows) for piece in pieces)
         full = [piece for piece in pieces if len(piece.rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
@@ -37,13 +38,14 @@ class Segment:
 class StreamFacts:
     """What a copy of few rows says about the many it leaves in the source: the row groups, how
     many training rows each has, and why others were dropped. `bounds` part the sides of a
-    random split by the rows' hashes.
+    random split by the rows' hashes, `schema` is what each file is cast to.
     """
 
     groups: tuple[RowGroup, ...]
     train_rows: npt.NDArray[np.int64]
     dropped: Mapping[str, int]
     bounds: tuple[int, ...]
+    schema: pa.Schema
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StreamFacts:
@@ -54,7 +56,8 @@ class StreamFacts:
             group["constants"] = tuple(tuple(constant) for constant in group["constants"])
             groups.append(RowGroup(**group))
         train_rows = np.array(value["train_rows"], np.int64)
-        return cls(tuple(groups), train_rows, value["dropped"], tuple(value["bounds"]))
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(value["schema"])))
+        return cls(tuple(groups), train_rows, value["dropped"], tuple(value["bounds"]), schema)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class WindowReader:
         group = facts.groups[number]
         names = sorted({column.name for column in columns})
         tables, chosen = [], []
-        for piece in read_groups([group], names, self.sieve.data.filter):
+        for piece in read_groups([group], facts.schema, names, self.sieve.data.filter):
             if len(piece.rows):
                 packed = unpack(pack_table(piece.table, columns)[0])
                 train = self.sieve.sides(packed, piece.path, piece.rows)[0] == TRAIN

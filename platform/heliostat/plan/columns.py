@@ -99,7 +99,7 @@ class _Resolver:
         if column is None:
             return None
         if data.task == "regression":
-            if column.kind != "number":
+            if not column.is_number:
                 self.complain(
                     "data.target",
                     f"column `{column.name}` is {column.type}; a regression needs numbers",
@@ -178,7 +178,7 @@ class _Resolver:
         column = None if name is None else self._column("data.weight", name)
         if column is None:
             return None
-        if column.kind not in ("number", "boolean"):
+        if column.kind != "boolean" and not column.is_number:
             self.complain("data.weight", f"column `{name}` is {column.type}, not a number")
             return None
         return PackedColumn(column.name, "exact")
@@ -193,7 +193,7 @@ class _Resolver:
             for key, feature in features.items():
                 if isinstance(feature, CustomFeature):
                     continue
-                self._check_key(key)
+                self._check_key(key, isinstance(feature, IgnoreFeature))
         inputs = list(self._custom_inputs(features or {}))
         for column in self.catalog.columns.values():
             key, feature = self._rule(column.name)
@@ -212,11 +212,11 @@ class _Resolver:
                 inputs.append(resolved)
         return inputs
 
-    def _check_key(self, key: str) -> None:
+    def _check_key(self, key: str, ignored: bool) -> None:
         """Complain of a key of `features` that stands for no column."""
         columns, index = self.catalog.columns, self.catalog.index
         if key in columns or not _is_pattern(key):
-            self._column(f"data.features.{key}", key)
+            self._column(f"data.features.{key}", key, ignored)
             return
         found = [name for name in columns if fnmatchcase(name, key)]
         if not found:
@@ -266,6 +266,9 @@ class _Resolver:
         return f"{doubt.what}: {doubt.remedy}" if doubt.remedy else doubt.what
 
     def _input(self, key: str, column: Column, feature: Any) -> InputColumn | None:
+        if column.problem is not None:
+            self._report(column)
+            return None
         doubt = self.catalog.doubts.get(column.name)
         if isinstance(feature, AutoFeature):
             if column.kind not in AUTO:
@@ -284,20 +287,31 @@ class _Resolver:
                 what = f"column `{column.name}` is read as text, but {doubt.what}"
                 self.complain(key, what, f"{remedy}`{column.name}: category` to keep it text")
                 return None
-        if column.kind not in FITTING[feature.type]:
+        digits = column.digits and feature.type == "number"
+        if column.kind not in FITTING[feature.type] and not digits:
             what = f"column `{column.name}` is {column.type}, not a {feature.type}"
             self.complain(key, what, self._meant(column, feature.type))
             return None
         return resolved_input(column, feature, self.job, self.complain)
 
-    def _column(self, key: str, name: str) -> Column | None:
+    def _column(self, key: str, name: str, ignored: bool = False) -> Column | None:
+        """The column that a key names, unless nobody can use it."""
         column = self.catalog.columns.get(name)
         if column is None:
             close = difflib.get_close_matches(name, self.catalog.columns, n=1)
             some = ", ".join(list(self.catalog.columns)[:12])
             hint = f"did you mean `{close[0]}`?" if close else f"columns: {some}"
             self.complain(key, f"the source has no column `{name}`", hint)
+        elif column.problem is not None and not ignored:
+            self._report(column)
+            return None
         return column
+
+    def _report(self, column: Column) -> None:
+        """Say what is wrong in the source; once, though several keys may name the column."""
+        problem = column.problem
+        if problem is not None and problem not in self.problems:
+            self.problems.append(problem)
 
 
 def _is_pattern(key: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, combined, read_catalog
-from heliostat.catalog.filter import filter_expression
+from heliostat.catalog.filter import filter_expression, filter_names
 from heliostat.catalog.formats import DELIMITED
 from heliostat.errors import DataError, PlanError, Problem, UnavailableError, UserError
 from heliostat.plan.available import unavailable_parts
@@ -167,7 +167,11 @@ def plan_job(job: Job) -> Plan:
         size=network_size(spec, columns),
         trials=_trials(job, catalog, columns),
         rungs=_rungs(job),
-        notes=(*_notes(catalog, columns), *_stream_notes(spec.data), *_text_notes(spec.data)),
+        notes=(
+            *_notes(catalog, columns, spec.data),
+            *_stream_notes(spec.data),
+            *_text_notes(spec.data),
+        ),
         unchecked=_unchecked(counts),
     )
 
@@ -193,6 +197,8 @@ def _check_filter(job: Job, catalog: Catalog) -> None:
     if text is None:
         return
     try:
+        if problems := catalog.problems_of(sorted(filter_names(text))):
+            raise PlanError(problems)
         filter_expression(text, catalog.schema)
     except DataError as error:
         first = error.problems[0]
@@ -319,13 +325,17 @@ def _corner_problems(
     return []
 
 
-def _notes(catalog: Catalog, columns: Columns) -> Iterator[str]:
+def _notes(catalog: Catalog, columns: Columns, data: DataSpec) -> Iterator[str]:
     for name in sorted(catalog.index - {column.name for column in columns.packed}):
         yield f"`{name}` is the index of a table of pandas: no input unless it is named exactly"
     for name in sorted({column.name for column in columns.packed} & catalog.doubts.keys()):
         doubt = catalog.doubts[name]
         if doubt.remedy and not doubt.is_number:
             yield f"`{name}` is text; {doubt.what}: if so, {doubt.remedy}"
+    used = {column.name for column in columns.packed} | filter_names(data.filter or "true")
+    yield from (
+        column.note for name, column in catalog.columns.items() if name in used and column.note
+    )
     for column in columns.of_kind("number"):
         largest = catalog.largest.get(column.name, 0)
         if largest > EXACT_IN_FLOAT32 and not column.exact:

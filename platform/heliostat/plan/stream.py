@@ -13,6 +13,7 @@ from heliostat.spec.load import Job
 
 DATA_CPUS = 1  # a training's own, reserved next to its workers'
 SAMPLE_ROWS = 200_000  # training rows that transforms are fitted on
+COPY = "with the schema"  # what a copy says of its source, beside its rows
 METHODS = ("random", "hash", "column", "source")
 
 
@@ -48,4 +49,5 @@ def stream_identity(data: DataSpec, seed: int, drops: list[str]) -> list[Any]:
     """What decides which rows of a source are kept: the rest of a prepared copy's identity."""
     if data.ingest != "stream":
         return []
-    return [data.split.model_dump(mode="json"), data.target, data.weight, seed, drops, SAMPLE_ROWS]
+    split = data.split.model_dump(mode="json")
+    return [split, data.target, data.weight, seed, drops, SAMPLE_ROWS, COPY]

@@ -41,7 +41,7 @@ def evaluate(
         raise DataError(Problem(scoring.catalog.source, "holds no row to evaluate on"))
     if scoring.trained.task == "language":
         return *_evaluate_texts(scoring, num_tasks, progress), Counts()
-    work = partial(_score_unit, model=scoring.model)
+    work = partial(_score_unit, schema=scoring.catalog.schema, model=scoring.model)
     parts: dict[int, tuple[npt.NDArray[np.float64], ...]] = {}
     found = Counts()
     for result in _results(scoring, work, num_tasks, progress):
@@ -65,7 +65,7 @@ def _evaluate_texts(
     scoring: Scoring, num_tasks: int, progress: Progress
 ) -> tuple[dict[str, float], dict[str, int]]:
     """The metrics of a language model: each unit's documents are packed by themselves."""
-    work = partial(_score_texts, model=scoring.model)
+    work = partial(_score_texts, schema=scoring.catalog.schema, model=scoring.model)
     results = list(_results(scoring, work, num_tasks, progress))
     results.sort(key=lambda result: int(result["index"]))  # sums in one order have the same bits
     learned = sum(result["documents"] for result in results)
@@ -86,11 +86,11 @@ def _results(
         yield result
 
 
-def _score_texts(unit: Unit, model: str) -> dict[str, Any]:
+def _score_texts(unit: Unit, schema: pa.Schema, model: str) -> dict[str, Any]:
     trained = model_in(model)
     assert isinstance(trained.predictor, TextPredictor) and trained.target is not None
     assert isinstance(trained.spec, GptModel)
-    batches = read_batches(unit, trained, with_target=True)
+    batches = read_batches(unit, trained, schema, with_target=True)
     table = pa.concat_tables(batch.learned for batch in batches)
     packed = unpack(pack_table(table, (*trained.packed_columns, trained.target))[0])
     reader = SequenceReader(
@@ -108,12 +108,12 @@ def _score_texts(unit: Unit, model: str) -> dict[str, Any]:
     return {"rows": table.num_rows, "documents": reader.num_documents, "sums": sums.tolist()}
 
 
-def _score_unit(unit: Unit, model: str) -> dict[str, Any]:
+def _score_unit(unit: Unit, schema: pa.Schema, model: str) -> dict[str, Any]:
     trained = model_in(model)
     found = Counts()
     columns: list[list[float]] = [[], [], []]
     with one_thread():
-        for batch in read_batches(unit, trained, with_target=True):
+        for batch in read_batches(unit, trained, schema, with_target=True):
             truth = _truth(trained, batch.learned[trained.encoder.target.name], batch.place)
             weights = _weights(trained, batch.learned, truth)
             scores = scored(trained, batch.learned, found)

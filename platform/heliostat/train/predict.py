@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heliostat.data.shares import Counts
@@ -100,7 +101,9 @@ def _predict_into(
         empty = scoring.catalog.schema.empty_table()
         names = [column.name for column in needed_columns(scoring.trained, with_target=False)]
         _write_part(stage, 0, scoring.trained, [Batch(empty, empty.select(names))])
-    work = partial(_predict_unit, model=scoring.model, folder=str(stage))
+    work = partial(
+        _predict_unit, schema=scoring.catalog.schema, model=scoring.model, folder=str(stage)
+    )
     rows = missing = 0
     found = Counts()
     for result in run_units(units, work, num_tasks):
@@ -110,10 +113,10 @@ def _predict_into(
     return {"rows": rows, "without_prediction": missing}, found
 
 
-def _predict_unit(unit: Unit, model: str, folder: str) -> dict[str, Any]:
+def _predict_unit(unit: Unit, schema: pa.Schema, model: str, folder: str) -> dict[str, Any]:
     trained = model_in(model)
     with one_thread():
-        batches = read_batches(unit, trained, every_column=True)
+        batches = read_batches(unit, trained, schema, every_column=True)
         return _write_part(as_path(folder), unit.index, trained, batches)
 
 

@@ -51,6 +51,8 @@ def open_scoring(model: StorePath, source: str | tuple[str, ...], with_target: b
     trained = model_in(folder)
     catalog = _catalog(source, trained)
     columns = needed_columns(trained, with_target)
+    if problems := catalog.problems_of(column.name for column in columns):
+        raise DataError(problems)
     found = [_column_problem(trained, catalog, column) for column in columns]
     if problems := [problem for problem in dict.fromkeys(found) if problem is not None]:
         raise DataError(problems)
@@ -119,12 +121,9 @@ def _column_problem(
 def _some_values(catalog: Catalog, name: str) -> pa.ChunkedArray:
     """The first values of a column, to show one."""
     group = next((group for group in catalog.row_groups if group.num_rows), None)
-    piece = next(read_groups([group], [name]), None) if group is not None else None
-    return (
-        pa.chunked_array([], catalog.schema.field(name).type)
-        if piece is None
-        else piece.table[name]
-    )
+    if group is None:
+        return pa.chunked_array([], catalog.schema.field(name).type)
+    return next(read_groups([group], catalog.schema, [name])).table[name]
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,10 @@ class Batch:
 
 
 def read_batches(
-    unit: Unit, trained: TrainedModel, with_target: bool = False, every_column: bool = False
-) -> Iterator[Batch]:
-    """The rows of a unit, about `ROWS_PER_UNIT` at a time.
+    unit: Unit, trained: TrainedModel, schema: pa.Schema, with_target: bool = False,
+    every_column: bool = False,
+) -> Iterator[Batch]:  # fmt: skip
+    """The rows of a unit, about `ROWS_PER_UNIT` at a time; `schema` is the source's.
 
     Raises:
         DataError: a page is damaged, or a value is not the same in the type the model learned.
@@ -157,7 +157,8 @@ def read_batches(
     locations = {group.path: group.location for group in unit.groups}
     waiting: list[Batch] = []
     rows = 0
-    for piece in read_groups(unit.groups, None if every_column else names):
+    wanted = None if every_column else names
+    for piece in read_groups(unit.groups, schema, wanted, checked=names):
         place = locations[piece.path]
         learned = as_learned(piece.table.select(names), columns, types, place)
         for start in range(0, piece.table.num_rows, ROWS_PER_UNIT):

@@ -10,9 +10,10 @@ import pytest
     [
         ((), {"HELIOSTAT_SENT_BY": "9.9.9"}, "heliostat 9.9.9 sent this job to an image with"),
         (("--set", "secrets=[NO_SUCH_TOKEN]"), {}, "NO_SUCH_TOKEN not set in this environment"),
+        (("--set", "scale.workers=6400"), {}, "6400 workers x 1 = 6400 CPUs, this machine has"),
     ],
 )
-def test_another_version_and_a_missing_secret_are_told(
+def test_what_cannot_begin_here_is_told_before_anything_is_made(
     heliostat, make_job, tmp_path, settings, environment, sentence
 ):
     done = heliostat(

@@ -242,11 +242,3 @@ def test_a_worker_that_hangs_ends_the_run_with_a_sentence(place, heliostat):
     )
     storage = ("--storage", place.storage)
     assert "INTERRUPTED" in heliostat("status", "fault/hangs", *storage).stdout
-
-
-def test_what_cannot_be_placed_ends_with_the_sum(place, heliostat):
-    done = heliostat("run", place(1), "--set", "scale.workers=64")
-    assert done.returncode == 5, done.stderr
-    assert "64 workers x 1 = 64 CPUs, this cluster has" in done.stderr
-    done = heliostat("run", place(1), "--set", "scale.resources.gpu=3")
-    assert done.returncode == 5 and "1 workers x 3 = 3 GPUs" in done.stderr

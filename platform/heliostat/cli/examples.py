@@ -15,7 +15,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "run": (
         "heliostat run job.yaml",
         "heliostat run base.yaml spot.yaml --set model.max_depth=8 --id nightly",
-        "heliostat run job.yaml --resume",
+        "heliostat run --resume late-flights",
     ),
     "submit": (
         "heliostat submit job.yaml --to lab --wait",

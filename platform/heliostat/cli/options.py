@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from heliostat.catalog.code import unpack_code
 from heliostat.errors import Problem, UserError
 from heliostat.spec.load import Job, load_job, load_site
 from heliostat.spec.site import SiteSpec
-from heliostat.storage.objects import as_path
+from heliostat.storage.objects import ObjectPath, as_path
 from heliostat.storage.runs import DEFAULT_STORAGE, Storage
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def job_options(function: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
     """JOB..., --set and --json."""
     function = click.option("--json", "as_json", is_flag=True, help="Print the value as JSON.")(
         function
@@ -28,7 +29,7 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key: train.epochs=3."
     )(function)
-    return click.argument("files", nargs=-1, required=True, metavar="JOB...")(function)
+    return click.argument("files", nargs=-1, required=required, metavar="JOB...")(function)
 
 
 def storage_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,6 +42,8 @@ def storage_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def read_job(files: tuple[str, ...], settings: tuple[str, ...]) -> Job:
     """The job, with the site file's storage and limits where it names none of its own."""
     job = load_job(*(_on_this_machine(file) for file in files), settings=settings)
+    if isinstance(first := as_path(files[0]), ObjectPath):
+        job = replace(job, folder=str(first.parent))
     site = read_site()
     settings_of_site: dict[str, object] = {}
     if job.spec.storage is None and site.storage is not None:

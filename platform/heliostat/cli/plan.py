@@ -7,6 +7,7 @@ import click
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, open_storage, read_job, read_site
 from heliostat.errors import LaunchError
+from heliostat.plan.capacity import lacking_here
 from heliostat.plan.plan import Plan, plan_job
 from heliostat.plan.text import plan_text
 from heliostat.report.console import print_text
@@ -28,6 +29,7 @@ def command(
     job = read_job(files, settings)
     plan = plan_job(job)
     placed = _placed(job, target) if target is not None else ""
+    missing = [] if target is not None else lacking_here(plan)
     if run is not None:
         lines = _differences(plan, run)
         if as_json:
@@ -35,9 +37,11 @@ def command(
         else:
             print("\n".join(lines) or f"nothing differs from {run}")
     elif as_json:
-        print_json(plan.to_json() | ({"placement": placed} if placed else {}))
+        lacking = {"machine": missing} if missing else {}
+        print_json(plan.to_json() | ({"placement": placed} if placed else {}) | lacking)
     else:
-        print_text(plan_text(plan) + (f"placement {placed}\n" if placed else ""))
+        here = "".join(f"machine   {sentence}; `run` needs a cluster\n" for sentence in missing)
+        print_text(plan_text(plan) + here + (f"placement {placed}\n" if placed else ""))
 
 
 def _placed(job: Job, target: str) -> str:
@@ -61,9 +65,9 @@ def _placed(job: Job, target: str) -> str:
 def _differences(plan: Plan, run: str) -> list[str]:
     from heliostat.plan.diff import diff_lines
     from heliostat.storage.files import read_json, understood
-    from heliostat.storage.runs import IDENTITY
+    from heliostat.storage.runs import IDENTITY, storage_of
 
-    folder = open_storage(plan.job.spec.storage).find(run).path
+    folder = open_storage(storage_of(plan.job)).find(run).path
     with understood(folder / IDENTITY):
         job = read_json(folder / IDENTITY)["job"]
         return list(diff_lines(plan, job, read_json(folder / "plan.json")))

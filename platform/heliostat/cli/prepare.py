@@ -16,7 +16,7 @@ from heliostat.processes import adopt_orphans
 from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.storage.objects import StorePath
-from heliostat.storage.runs import DEFAULT_STORAGE, Storage
+from heliostat.storage.runs import Storage, storage_of
 
 
 @click.command("prepare")
@@ -56,7 +56,7 @@ def command(
 def _prepare(job: Job, address: str | None) -> tuple[StorePath, int, bool]:
     """The copy's folder, its rows, and whether it was there."""
     plan = plan_job(job)
-    storage = Storage.open(plan.job.spec.storage or DEFAULT_STORAGE)
+    storage = Storage.open(storage_of(plan.job))
     from heliostat.data.prepare import is_prepared, prepare
     from heliostat.data.text import keep_tokenizers
     from heliostat.run.cluster import check_storage_is_shared, connected

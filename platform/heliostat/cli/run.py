@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import click
 
 from heliostat.cli.lasting import outlive_readers
 from heliostat.cli.main import end_process, print_json
-from heliostat.cli.options import job_options, read_job, storage_words
+from heliostat.cli.options import (
+    job_options,
+    open_storage,
+    read_job,
+    storage_option,
+    storage_words,
+)
+from heliostat.cli.stored import run_to_resume, stored_job
 from heliostat.processes import adopt_orphans
 from heliostat.report.console import Console
 from heliostat.report.lines import command_of
 from heliostat.report.result import Result
 from heliostat.signals import Signals
+from heliostat.spec.load import Job
+from heliostat.storage.runs import storage_of
 
 
 @click.command("run")
-@job_options
+@partial(job_options, required=False)
+@storage_option
 @click.option("--id", "run_id", help="The run's id: the same id is the same run.")
 @click.option(
     "--resume", is_flag=False, flag_value="", default=None, metavar="[RUN]",
-    help="Continue a run; without a name, the latest.",
+    help="Continue a run; without a name, the latest. Without JOB, by its stored job file.",
 )  # fmt: skip
 @click.option("--address", help="A Ray cluster; default RAY_ADDRESS, else an embedded one.")
 def command(
@@ -32,12 +44,13 @@ def command(
     run_id: str | None,
     resume: str | None,
     address: str | None,
+    storage: str | None,
 ) -> None:
     """Run a job to its end in this process's Ray."""
     adopt_orphans()
     outlive_readers()
     with Signals(end_process).caught() as signals:
-        job = read_job(files, settings)
+        job, resume = _job(files, settings, resume, storage)
         from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
 
         result = run_job(job, run_id=run_id, resume=resume, address=address, signals=signals)
@@ -47,7 +60,7 @@ def command(
         print(f"{result.run}  {result.headline}", flush=True)
     console = Console()
     console.line("next")
-    for command in next_commands(result, storage_words(job.spec.storage)):
+    for command in next_commands(result, storage_words(storage_of(job))):
         console.command(command)
 
 
@@ -58,3 +71,19 @@ def next_commands(result: Result, storage: Sequence[str]) -> Iterator[str]:
     yield command_of("heliostat", "predict", result.run, "--data", "SOURCE", "--out", out, *storage)
     alias = f"{result.name}@production"
     yield command_of("heliostat", "promote", result.run, alias, "--if-better", *storage)
+
+
+def _job(
+    files: tuple[str, ...], settings: tuple[str, ...], resume: str | None, storage: str | None
+) -> tuple[Job, str | None]:
+    """The job, and which run it is to continue."""
+    if not files and resume and Path(resume).is_file():  # `run --resume job.yaml`
+        files, resume = (resume,), ""
+    if files:
+        job = read_job(files, settings)
+        place = {} if storage is None else {"storage": str(open_storage(storage).root)}
+        return job.replace(place), resume
+    if resume is None:
+        raise click.UsageError("Missing argument 'JOB...'.")
+    folder = run_to_resume(resume, storage)
+    return stored_job(folder, settings), folder.reference

@@ -11,7 +11,7 @@ from heliostat.errors import Problem, UserError
 from heliostat.spec.load import Job
 from heliostat.spec.model import NetworkModel
 from heliostat.storage.objects import as_path
-from heliostat.storage.runs import DEFAULT_STORAGE, Storage
+from heliostat.storage.runs import Storage, storage_of
 
 RAY_PACKAGES = "working_dir_files"  # where Ray unpacks the folder that a job brings
 
@@ -32,7 +32,7 @@ def check_environment(job: Job) -> None:
     if missing:
         what = f"{', '.join(missing)} not set in this environment"
         raise UserError(job.problem("secrets", what, "set it where the job runs"))
-    storage = job.spec.storage or DEFAULT_STORAGE
+    storage = storage_of(job)
     if "://" not in storage and RAY_PACKAGES in Path(storage).absolute().parts:
         what = f"`{storage}` lies in the job's working directory, which Ray removes after the job"
         raise UserError(job.problem("storage", what, "name a URI, or a folder that lasts"))

@@ -21,5 +21,5 @@ def tell_result(result: Result, page: StorePath, console: Console) -> None:
 
 def resume_command(folder: RunFolder) -> str:
     """The command that continues a run, from wherever it is given."""
-    job = folder.path / "job.yaml"
-    return command_of("heliostat", "run", job, "--resume", folder.reference)
+    storage = ("--storage", folder.storage.root)
+    return command_of("heliostat", "run", "--resume", folder.reference, *storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -14,16 +15,19 @@ from pathlib import Path
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from heliostat.errors import (
     ClusterLostError,
-    PlacementError,
+    PlanError,
     Problem,
     StorageError,
     UserError,
     first_line,
 )
+from heliostat.plan.capacity import Node, capacity_problems, this_machine
 from heliostat.plan.plan import Plan
 from heliostat.processes import descendants, kill
 from heliostat.run.embedded import start_one_node
@@ -99,32 +103,59 @@ def quiet_environment() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def require_capacity(
-    cluster: Cluster, workers: int, cpu: float, gpu: float, data_cpus: int = 0
-) -> None:
-    """Fail at once where the workers can never fit.
+def require_capacity(plan: Plan, cluster: Cluster) -> str:
+    """Fail at once where the workers can never fit. A cluster that can grow is waited for: a
+    sentence that says so.
 
     Raises:
-        PlacementError: with the sum.
+        PlanError: with the sum.
     """
-    lacking = []
-    beside = 0 if cluster.embedded else data_cpus  # an embedded cluster has more for data
-    if (needed := workers * cpu + beside) > cluster.cpus:
-        data = f" + {beside} to stream the data" if beside else ""
-        lacking.append(
-            f"{workers} workers x {cpu:g}{data} = {needed:g} CPUs, "
-            f"this cluster has {cluster.cpus:g}"
-        )
-    if workers * gpu > cluster.gpus:
-        lacking.append(
-            f"{workers} workers x {gpu:g} = {workers * gpu:g} GPUs, "
-            f"this cluster has {cluster.gpus:g}"
-        )
-    if lacking:
-        raise PlacementError(
-            f"the workers cannot be placed: {'; '.join(lacking)}. "
-            "Lower `scale.workers` or `scale.resources`, or use a larger cluster"
-        )
+    beside = 0 if cluster.embedded else plan.data_cpus  # an embedded cluster has more for data
+    where = "this machine" if cluster.embedded else "this cluster"
+    problems = capacity_problems(plan, where, _nodes(cluster), beside)
+    if not problems:
+        return ""
+    if cluster.embedded or not can_grow():
+        raise PlanError(problems)
+    minutes = plan.job.spec.limits.start_minutes
+    told = "; ".join(problem.message for problem in problems)
+    return f"{told} now; it can grow, which is waited for {minutes:g} minutes"
+
+
+def require_capacity_here(plan: Plan) -> None:
+    """The same of an embedded cluster, before it is started.
+
+    Raises:
+        PlanError: with the sum.
+    """
+    if problems := capacity_problems(plan, "this machine", [this_machine()]):
+        raise PlanError(problems)
+
+
+def is_embedded(address: str | None) -> bool:
+    """Whether `connected` would start a cluster of its own."""
+    return not (address or os.environ.get("RAY_ADDRESS"))
+
+
+def _nodes(cluster: Cluster) -> list[Node]:
+    if cluster.embedded:
+        return [replace(this_machine(), gpus=cluster.gpus)]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), has.get("memory", 0.0)) for has in alive]
+
+
+def can_grow() -> bool:
+    """Whether an autoscaler may add nodes to the cluster. One that only watches names its types
+    of nodes by their ids.
+    """
+    from ray.autoscaler.v2.utils import is_autoscaler_v2  # rarely asked, and slow to load
+
+    if is_autoscaler_v2():
+        return True
+    told = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    report = (json.loads(told).get("autoscaler_report") or {}) if told else {}
+    types = {*report.get("active_nodes", {}), *report.get("idle_nodes", {})}
+    return any(not name.startswith("node_") for name in types)
 
 
 def trials_at_once(plan: Plan, cluster: Cluster) -> int:

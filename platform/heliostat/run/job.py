@@ -33,7 +33,9 @@ from heliostat.run.cluster import (
     check_storage_is_shared,
     connected,
     folds_at_once,
+    is_embedded,
     require_capacity,
+    require_capacity_here,
     trials_at_once,
     what_starts,
 )
@@ -48,7 +50,7 @@ from heliostat.storage.files import write_bytes, write_json
 from heliostat.storage.folders import publish_folder, remove_folder, stage_folder
 from heliostat.storage.lease import Lease
 from heliostat.storage.objects import StorePath
-from heliostat.storage.runs import DEFAULT_STORAGE, Storage
+from heliostat.storage.runs import Storage, storage_of
 from heliostat.train.assignment import Assignment, RunPlace, open_data
 from heliostat.train.driver import Watch, build_group, drive, drive_folds
 from heliostat.train.versions import versions
@@ -89,7 +91,12 @@ def run_job(
     console = console or Console()
     check_environment(job)
     plan = plan_job(job)
-    storage = Storage.open(job.spec.storage or DEFAULT_STORAGE)
+    storage = Storage.at(storage_of(job))
+    goes_on = resume is not None or (run_id and storage.run(job.spec.name, run_id).exists)
+    if is_embedded(address) and not goes_on:
+        require_capacity_here(plan)  # of one that goes on once it is known not to run elsewhere
+    storage = Storage.open(storage_of(job))
+    job = job.replace({"storage": str(storage.root)})  # what is kept of it is found from anywhere
     plan = replace(plan, job=with_beginning(job, storage))
     plan = replace(plan, columns=keep_tokenizers(plan.columns, storage.prepared))
     claim = claim_run(plan, storage, run_id, resume, console)
@@ -192,14 +199,8 @@ class _Run:
             yield
 
     def _compute(self, cluster: Cluster) -> _Outcome:
-        scale = self.spec.scale
-        require_capacity(
-            cluster,
-            scale.min_workers,
-            scale.resources.cpu,
-            scale.resources.gpu,
-            self.plan.data_cpus,
-        )
+        if waiting := require_capacity(self.plan, cluster):
+            self.record.note(waiting)
         check_storage_is_shared(self.storage.root)
         self._num_at_once = folds_at_once(self.plan, cluster)
         group = self._start_early(cluster)

@@ -59,7 +59,7 @@ class RunRecord:
             "progress": self._before.get("progress", 0.0),
             "eta_seconds": None,
             "error": None,
-            "next": f"heliostat logs -f {folder.reference}",
+            "next": f"heliostat logs -f {folder.arguments}",
         }
         self.gauges: Gauges = NoGauges()
         self._lock = threading.Lock()
@@ -184,9 +184,9 @@ class RunRecord:
 
     def _last(self, error: BaseException | None, by_signal: bool) -> dict[str, Any]:
         """How it ended. A resume that failed before anything moved leaves what was known."""
-        reference = self.folder.reference
+        where = self.folder.arguments
         if error is None:
-            told = {"status": "SUCCEEDED", "error": None, "next": f"heliostat report {reference}"}
+            told = {"status": "SUCCEEDED", "error": None, "next": f"heliostat report {where}"}
             return told | {"progress": 1.0}
         exit_status = error.exit_status if isinstance(error, HeliostatError) else FAILED
         text = str(error) if isinstance(error, HeliostatError) else _text_of(error)

@@ -45,11 +45,14 @@ PATH_KEYS: tuple[KeyPath, ...] = (
 
 @dataclass(frozen=True)
 class Job:
-    """A checked job, as it was written (`value`, paths made absolute) and as a spec."""
+    """A checked job, as it was written (`value`, paths made absolute) and as a spec; `folder` is
+    where its (first) file lies.
+    """
 
     spec: JobSpec
     value: Mapping[str, Any]
     places: Mapping[KeyPath, Place]
+    folder: str
 
     def problem(self, key: str, message: str, hint: str = "") -> Problem:
         """A problem with the key `data.split` (or `data.features.x`), at its place."""
@@ -66,7 +69,7 @@ class Job:
         for key, setting in settings.items():
             value = long_forms(value)
             _set(value, key, setting)
-        return Job(validate(JobSpec, value, self.places), value, self.places)
+        return Job(validate(JobSpec, value, self.places), value, self.places, self.folder)
 
 
 def load_job(*files: str | Path, settings: Sequence[str] = ()) -> Job:
@@ -88,7 +91,9 @@ def load_job(*files: str | Path, settings: Sequence[str] = ()) -> Job:
     for setting in settings:
         _apply_setting(merged, places, setting)
     value = _absolute_paths(long_forms(merged), places)
-    return Job(validate(JobSpec, value, places), value, places)
+    first = Path(files[0])
+    folder = first.absolute().parent if first.is_file() else Path.cwd()  # not that of a pipe
+    return Job(validate(JobSpec, value, places), value, places, str(folder))
 
 
 def load_site(path: Path) -> SiteSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from heliostat.errors import ArtifactError, Problem, StorageError, UserError
+from heliostat.spec.load import Job
 from heliostat.storage.files import read_as, write_json
 from heliostat.storage.lease import read_holder
 from heliostat.storage.objects import StorePath, as_path
@@ -207,6 +209,21 @@ class RunFolder:
         return f"{self.name}/{self.run_id}"
 
     @property
+    def storage(self) -> Storage:
+        """The storage that it lies in."""
+        return Storage(self.path.parent.parent.parent)
+
+    @property
+    def arguments(self) -> str:
+        """What a verb needs to find it: its name, and its storage if that is not where a verb looks
+        by itself.
+        """
+        root = self.storage.root
+        if root == Path.cwd() / DEFAULT_STORAGE:
+            return self.reference
+        return f"{self.reference} --storage {shlex.quote(str(root))}"
+
+    @property
     def model(self) -> StorePath:
         """The finished model."""
         return self.path / "model"
@@ -260,6 +277,11 @@ class RunFolder:
             except ArtifactError as error:
                 state["status"], state["error"] = "UNKNOWN", str(error)
         return state
+
+
+def storage_of(job: Job) -> str:
+    """Where a job keeps its runs: where it says, or beside its file, as its data is."""
+    return job.spec.storage or f"{job.folder}/{DEFAULT_STORAGE}"
 
 
 def new_run_id() -> str:

@@ -18,6 +18,7 @@ import ray
 from ray._private import node, parameter, services, utils
 from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD_AGENT, PROCESS_TYPE_RAYLET
 
+from heliostat.plan.memory import machine_memory_bytes
 from heliostat.run.embedded.folder import private_folder
 
 LOOPBACK = "127.0.0.1"
@@ -40,6 +41,7 @@ def start_one_node(cpus: int, meanwhile: Callable[[], None], up_seconds: float) 
         ray.init(
             address="local",
             num_cpus=cpus,
+            _memory=machine_memory_bytes(),
             include_dashboard=False,
             _node_ip_address=LOOPBACK,
             _temp_dir=str(private_folder() / "ray"),

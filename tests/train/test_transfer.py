@@ -52,7 +52,8 @@ def saved(folder, codes: Encoder, seed: int = 1):
     folder.mkdir()
     model = network(codes, seed)
     save_file(model.state_dict(), str(folder / "weights.safetensors"))
-    write_json(folder / "model.json", {"transforms": codes.to_json()})
+    types = {category.name: "string" for category in codes.categories}
+    write_json(folder / "model.json", {"transforms": codes.to_json(), "types": types})
     return model
 
 
@@ -62,11 +63,14 @@ def test_a_model_goes_on_with_the_transforms_it_was_trained_with(tmp_path):
     saved(tmp_path / "model", before)
     after = encoder(size=("L", "M", "S"), color=("green", "red", "white"))
     after = replace(after, target=replace(after.target, classes=("c", "d")))
-    taken = inherited(after, str(tmp_path / "model"))
+    types = {"color": "large_string", "size": "string"}
+    taken = inherited(after, str(tmp_path / "model"), types)
     assert taken.categories == before.categories and taken.target == after.target
-    assert inherited(after, None) is after
+    assert inherited(after, None, types) is after
     with pytest.raises(UserError, match="lacking here color; only here shape"):
-        inherited(encoder(size=("L",), shape=("o",)), str(tmp_path / "model"))
+        inherited(encoder(size=("L",), shape=("o",)), str(tmp_path / "model"), types)
+    with pytest.raises(UserError, match="learned `size` as string, which is int64 here"):
+        inherited(after, str(tmp_path / "model"), types | {"size": "int64"})
 
 
 def test_a_bare_file_gives_what_fits_and_one_that_does_not_is_refused(tmp_path):

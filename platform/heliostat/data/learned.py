@@ -46,6 +46,16 @@ def learned_target(form: str, learned: str | None, found: pa.DataType) -> pa.Dat
     return found if kind == wanted and found.list_size == known.list_size else None
 
 
+def have_one_text(learned: str, found: str) -> bool:
+    """Whether the same value of a category is the same text in both types."""
+    one, other = type_of(learned), type_of(found)
+    if one is None or other is None or kind_of(one) != kind_of(other):
+        return False
+    if pa.types.is_integer(one) or pa.types.is_decimal(one) or pa.types.is_floating(one):
+        return learned_target("category", learned, other) == learned_target("category", found, one)
+    return True
+
+
 def as_learned(
     table: pa.Table, columns: Sequence[PackedColumn], types: Mapping[str, str], place: str
 ) -> pa.Table:
@@ -154,12 +164,18 @@ def _exactly(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray | 
 def _there_and_back(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray | None:
     """`values` in the type `wanted`, if each comes back from there unchanged."""
     try:
-        cast = values.cast(wanted)
+        cast = _cast(values, wanted)
         wide = _wide(values.type)  # what has fewer digits than all integers, Arrow casts none to
-        same = pc.equal(cast.cast(wide), values.cast(wide))
+        same = pc.equal(_cast(cast, wide), values.cast(wide))
     except pa.ArrowInvalid:
         return None
     return cast if pc.all(pc.fill_null(same, True)).as_py() is not False else None
+
+
+def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_decimal(values.type) and pa.types.is_floating(wanted):
+        values = values.cast(pa.string())  # Arrow's own way may be one bit off
+    return values.cast(wanted)
 
 
 def _wide(type_: pa.DataType) -> pa.DataType:

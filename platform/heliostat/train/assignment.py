@@ -190,7 +190,8 @@ def _opened(key: str, carrier: _Unhashed) -> OpenData:
         split = split.fold(assignment.fold)
     train = split.sides["train"]
     encoder, touched = fit_encoder(prepared, assignment.columns, spec, train, known, code)
-    encoder = inherited(encoder, getattr(spec.model, "init_from", None))
+    types = assignment.columns.types
+    encoder = inherited(encoder, getattr(spec.model, "init_from", None), types)
     reader = RowReader(prepared, encoder)
     for side in ("validation", "test"):
         check_classes(reader, split.sides[side], side)

@@ -32,21 +32,21 @@ SECONDS = float(os.environ.get("HELIOSTAT_PATIENCE", "600"))
 NETWORK = """
 model: {kind: mlp, hidden: [16], dropout: 0.1}
 train: {epochs: EPOCHS, batch_size: 60}
-scale: {workers: WORKERS, checkpoint: {every_steps: 100}}
+scale: {workers: WORKERS, checkpoint: {every_steps: 40}}
 """
 BOOSTED = """
 model: {kind: xgboost, max_depth: 3}
-train: {rounds: 40}
-scale: {workers: WORKERS, checkpoint: {every_steps: 10}}
+train: {rounds: 24}
+scale: {workers: WORKERS, checkpoint: {every_steps: 6}}
 """
-SWEEP = "tune: {search: random, trials: 4, concurrency: 2, fuse: false, space: {SPACE}}\n"
+SWEEP = "tune: {search: random, trials: 3, concurrency: 2, fuse: false, space: {SPACE}}\n"
 RATES = "{low: 0.01, high: 0.3, log: true}"
 KINDS = {
-    "train, 2 workers": NETWORK.replace("WORKERS", "2").replace("EPOCHS", "20"),
-    "sweep, 1 worker": NETWORK.replace("WORKERS", "1").replace("EPOCHS", "10")
+    "train, 2 workers": NETWORK.replace("WORKERS", "2").replace("EPOCHS", "8"),
+    "sweep, 1 worker": NETWORK.replace("WORKERS", "1").replace("EPOCHS", "6")
     + SWEEP.replace("SPACE", f"train.optimizer.learning_rate: {RATES}"),
-    "prepare": BOOSTED.replace("WORKERS", "1").replace("40", "3"),
-    "train, 1 worker": NETWORK.replace("WORKERS", "1").replace("EPOCHS", "20"),
+    "prepare": BOOSTED.replace("WORKERS", "1").replace("24", "3"),
+    "train, 1 worker": NETWORK.replace("WORKERS", "1").replace("EPOCHS", "8"),
     "sweep, 2 workers": BOOSTED.replace("WORKERS", "2")
     + SWEEP.replace("SPACE", f"model.learning_rate: {RATES}").replace("concurrency: 2", "concurrency: 1"),
 }  # fmt: skip

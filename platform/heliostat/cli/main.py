@@ -16,9 +16,12 @@ import click
 from heliostat.cli.examples import examples_of
 from heliostat.errors import FAILED, SUCCEEDED, WRONG_INPUT, HeliostatError, StoppedError, UserError
 from heliostat.processes import kill_workers
+from heliostat.signals import Signals
 from heliostat.storage.files import finite
 
 LAST_WORDS_SECONDS = 2.0
+RUNNING = ("run", "prepare")  # they end by a signal with an exit status of their own
+SIGNALS = "heliostat.signals"
 VERBS = {
     "init": "looks at a data set and prints a commented job file for it",
     "plan": "everything that can be checked before a worker starts",
@@ -50,6 +53,8 @@ class Verbs(click.Group):
         """The command behind a verb."""
         if cmd_name not in VERBS:
             return None
+        if cmd_name in RUNNING:  # before anything is loaded, which takes a while
+            ctx.meta[SIGNALS] = ctx.with_resource(Signals(end_process).caught())
         command: click.Command = importlib.import_module(f"heliostat.cli.{cmd_name}").command
         command.epilog = examples_of(cmd_name)
         return command

@@ -8,12 +8,11 @@ from dataclasses import replace
 import click
 
 from heliostat.cli.lasting import outlive_readers
-from heliostat.cli.main import end_process, print_json
+from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, read_job
 from heliostat.errors import Problem, UserError
 from heliostat.plan.plan import plan_job
 from heliostat.processes import adopt_orphans
-from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.storage.objects import StorePath
 from heliostat.storage.runs import Storage, storage_of
@@ -45,8 +44,7 @@ def command(
         raise UserError(Problem("--id, --wait", "mean nothing without `--to`"))
     adopt_orphans()
     outlive_readers()
-    with Signals(end_process).caught():
-        folder, num_rows, reused = _prepare(job, address)
+    folder, num_rows, reused = _prepare(job, address)
     if as_json:
         print_json({"folder": str(folder), "rows": num_rows, "reused": reused})
     else:

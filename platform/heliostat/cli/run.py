@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from heliostat.cli.lasting import outlive_readers
-from heliostat.cli.main import end_process, print_json
+from heliostat.cli.main import SIGNALS, print_json
 from heliostat.cli.options import (
     job_options,
     open_storage,
@@ -23,7 +23,6 @@ from heliostat.processes import adopt_orphans
 from heliostat.report.console import Console
 from heliostat.report.lines import command_of
 from heliostat.report.result import Result
-from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.storage.runs import storage_of
 
@@ -49,11 +48,11 @@ def command(
     """Run a job to its end in this process's Ray."""
     adopt_orphans()
     outlive_readers()
-    with Signals(end_process).caught() as signals:
-        job, resume = _job(files, settings, resume, storage)
-        from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
+    signals = click.get_current_context().meta[SIGNALS]
+    job, resume = _job(files, settings, resume, storage)
+    from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
 
-        result = run_job(job, run_id=run_id, resume=resume, address=address, signals=signals)
+    result = run_job(job, run_id=run_id, resume=resume, address=address, signals=signals)
     if as_json:
         print_json(asdict(result))
     else:

@@ -33,6 +33,7 @@ POLL_SECONDS = 0.5
 AGENT_SECONDS = 60.0
 STOP_SECONDS = 10.0
 RECONNECT_SECONDS = 60.0
+ANSWER_SECONDS = 60.0  # of one request
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,15 @@ def connect(cluster: AddressCluster) -> Any:
 
     for steps in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(steps).setLevel(logging.WARNING)  # they tell how a folder is packed
+
+    class Bounded(JobSubmissionClient):  # type: ignore[misc]
+        """Ray's own waits for ever."""
+
+        def _do_request(self, *words: Any, **settings: Any) -> Any:
+            return super()._do_request(*words, timeout=ANSWER_SECONDS, **settings)
+
     with _plain_errors(cluster):
-        return JobSubmissionClient(cluster.address, headers=headers_of(cluster) or None)
+        return Bounded(cluster.address, headers=headers_of(cluster) or None)
 
 
 def _info(client: Any, submission: str) -> Any:

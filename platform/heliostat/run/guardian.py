@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import ray
+
 from heliostat.errors import (
     ClusterLostError,
     HeliostatError,
@@ -29,6 +31,7 @@ LAST_WRITE_SECONDS = 20.0  # for the last state, whatever has become of the stor
 LOST_SECONDS = 5.0  # between the loss of a cluster and the end of who waits for it
 CLOSING_SECONDS = 60.0  # Ray's own shutdown
 CLOSING = "shutdown"
+CAUSE_SECONDS = 5.0  # an error of Ray's may come before what it comes from is noticed
 # How long a phase may take to end by itself. In the others there is nothing to be kept.
 PATIENCE_SECONDS = {"prepare": 20.0, "train": STOP_GRACE_SECONDS + 20, "tune": 80.0}
 
@@ -110,19 +113,22 @@ class Guardian:
         own.
         """
         if isinstance(error, StoppedError):
-            outside = self.signals.requested and not self.record.stop_was_asked
+            if not self.signals.requested or self.record.stop_was_asked:
+                return error
             why = self.signals.error
-            is_stop = not outside or isinstance(why, StoppedError) or error is why
-            return error if is_stop else type(why)(f"{why}: {error}")
+            return error if isinstance(why, StoppedError) else type(why)(f"{why}: {error}")
         if isinstance(error, HeliostatError):
             return error
         text = first_line(f"{type(error).__name__}: {error}")
         if self.signals.requested:
             why = self.signals.error
             return type(why)(f"{why}; it ended with {text}")
-        if trouble := self.cluster_trouble():
+        deadline = time.monotonic() + (CAUSE_SECONDS if _is_of_ray(error) else 0)
+        while not (trouble := self.cluster_trouble()) and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+        if trouble:
             return ClusterLostError(trouble)
-        return error
+        return ClusterLostError(f"Ray failed: {text}") if _is_of_ray(error) else error
 
     def leave_lost_cluster(self, error: BaseException) -> None:
         """With nothing there to be shut down, Ray would wait for it, or end the process its way."""
@@ -162,3 +168,9 @@ class Guardian:
         writing.start()
         writing.join(LAST_WRITE_SECONDS)
         self.signals.end(self.record.outcome or told)
+
+
+def _is_of_ray(error: BaseException) -> bool:
+    """Whether Ray itself failed, and not what it ran."""
+    kinds = ray.exceptions.RayError, TimeoutError
+    return isinstance(error, kinds) and not isinstance(error, ray.exceptions.RayTaskError)

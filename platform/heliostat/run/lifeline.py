@@ -29,8 +29,7 @@ class Lifeline:
         self._is_embedded = is_embedded
         self._trouble = ""
         self._over = threading.Event()
-        if not is_embedded:
-            threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
+        threading.Thread(target=self._watch, daemon=True, name="lifeline").start()
 
     def trouble(self) -> str:
         """What has become of Ray, in a sentence; empty as long as it lives."""

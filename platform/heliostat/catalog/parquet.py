@@ -108,6 +108,21 @@ def read_groups(
                 at += count
 
 
+def writable(schema: pa.Schema) -> pa.Schema:
+    """The columns that a Parquet file can hold."""
+    if _is_writable(schema):
+        return schema
+    return pa.schema([field for field in schema if _is_writable(pa.schema([field]))])
+
+
+def _is_writable(schema: pa.Schema) -> bool:
+    try:
+        pq.write_table(schema.empty_table(), pa.BufferOutputStream())
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def _opened(stream: pa.NativeFile) -> pq.ParquetFile:
     return pq.ParquetFile(stream, coerce_int96_timestamp_unit=INT96_UNIT)
 

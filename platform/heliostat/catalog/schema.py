@@ -74,11 +74,11 @@ class _Variant:
 def unify(
     files: Sequence[SourceFile], footers: Sequence[Footer], read: ReadSpec, texts: Collection[str]
 ) -> Unified:
-    """The one schema of some files; columns in the order of the first file that has them. `read`
-    says how delimited text is written; keys of folders among `texts` are texts.
+    """The one schema of some files; columns in the order that most files have. `read` says how
+    delimited text is written; keys of folders among `texts` are texts.
     """
     variants = _variants(files, footers, read)
-    names = list(dict.fromkeys(name for variant in variants for name in variant.types))
+    names = _names(variants)
     fields: list[pa.Field] = []
     columns: dict[str, Column] = {}
     mixed: list[tuple[str, str]] = []
@@ -90,6 +90,15 @@ def unify(
         if len({variant.types.get(name) for variant in variants}) > 1:
             mixed.append((name, column.type))
     return Unified(pa.schema(fields), columns, tuple(mixed))
+
+
+def _names(variants: Sequence[_Variant]) -> list[str]:
+    orders: dict[tuple[str, ...], int] = {}
+    for variant in variants:
+        order = tuple(variant.types)
+        orders[order] = orders.get(order, 0) + len(variant.files)
+    usual = sorted(orders, key=lambda order: (-orders[order], order))
+    return list(dict.fromkeys(name for order in usual for name in order))
 
 
 def _variants(
@@ -242,4 +251,10 @@ def _has_text(type_: pa.DataType) -> bool:
     """Whether Arrow can write its values as text."""
     if types.is_dictionary(type_):
         return _has_text(type_.value_type)
-    return not (types.is_nested(type_) or "binary" in str(type_) or types.is_interval(type_))
+    if "binary" in str(type_):  # of which not all is text
+        return False
+    try:
+        pa.array([], type_).cast(pa.string())
+    except (pa.ArrowException, TypeError):
+        return False
+    return True

@@ -26,9 +26,11 @@ def command(
     and no cluster is named, else by Ray Data, with the same result to the bit.
     """
     model = model_folder(open_storage(storage), run)
-    from heliostat.train.predict import open_prediction, predict
+    from heliostat.train.predict import copy_notes, open_prediction, predict
 
     scoring, folder = open_prediction(model, source, as_path(target))
+    for note in copy_notes(scoring.catalog):
+        print(note, file=sys.stderr)
     with scoring_tasks(address, scoring.catalog.num_bytes, folder.parent) as num_tasks:
         counts, found = predict(scoring, folder, num_tasks, show_progress)
     values = tell_shares(scoring.trained, found)

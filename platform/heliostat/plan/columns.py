@@ -267,7 +267,7 @@ class _Resolver:
 
     def _input(self, key: str, column: Column, feature: Any) -> InputColumn | None:
         if column.problem is not None:
-            self._report(column)
+            self._report(column, f"write `{column.name}: ignore`")
             return None
         doubt = self.catalog.doubts.get(column.name)
         if isinstance(feature, AutoFeature):
@@ -307,11 +307,13 @@ class _Resolver:
             return None
         return column
 
-    def _report(self, column: Column) -> None:
+    def _report(self, column: Column, other_remedy: str = "") -> None:
         """Say what is wrong in the source; once, though several keys may name the column."""
-        problem = column.problem
-        if problem is not None and problem not in self.problems:
-            self.problems.append(problem)
+        assert column.problem is not None
+        if any(problem.message == column.problem.message for problem in self.problems):
+            return
+        hint = ", or ".join(filter(None, (column.problem.hint, other_remedy)))
+        self.problems.append(replace(column.problem, hint=hint))
 
 
 def _is_pattern(key: str) -> bool:

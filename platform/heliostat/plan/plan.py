@@ -336,6 +336,9 @@ def _notes(catalog: Catalog, columns: Columns, data: DataSpec) -> Iterator[str]:
     yield from (
         column.note for name, column in catalog.columns.items() if name in used and column.note
     )
+    for column in columns.of_kind("category"):
+        if DELIMITED in catalog.formats and catalog.columns[column.name].type == "double":
+            yield f"`{column.name}` is read as numbers: `1.10` and `1.1` are one category"
     for column in columns.of_kind("number"):
         largest = catalog.largest.get(column.name, 0)
         if largest > EXACT_IN_FLOAT32 and not column.exact:

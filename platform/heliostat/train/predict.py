@@ -6,7 +6,7 @@ them and writes one Parquet file: the source's columns, and the predictions besi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from heliostat.catalog.catalog import Catalog
+from heliostat.catalog.parquet import writable
 from heliostat.data.shares import Counts
 from heliostat.data.units import Unit, run_units, units_of
 from heliostat.errors import DataError, Problem, UnavailableError
@@ -67,6 +69,17 @@ def open_prediction(
     return scoring, target
 
 
+def copy_notes(catalog: Catalog) -> Iterator[str]:
+    """Which columns of a source do not lie beside the predictions as they are."""
+    kept = writable(catalog.schema).names
+    for name, column in catalog.columns.items():
+        why = f"({column.problem})" if column.problem else f"({column.type})"
+        if name not in kept:
+            yield f"column `{name}` {why} is left out of the predictions"
+        elif column.problem and column.type != str(catalog.schema.field(name).type):
+            yield f"column `{name}` {why} is written as text"
+
+
 def predict(
     scoring: Scoring, target: StorePath, num_tasks: int, progress: Progress
 ) -> tuple[dict[str, int], Counts]:
@@ -96,14 +109,13 @@ def predict(
 def _predict_into(
     stage: StorePath, scoring: Scoring, num_tasks: int, progress: Progress
 ) -> tuple[dict[str, int], Counts]:
+    schema = writable(scoring.catalog.schema)
     units = [unit for unit in units_of(scoring.catalog) if unit.num_rows]
     if not units:
-        empty = scoring.catalog.schema.empty_table()
+        empty = schema.empty_table()
         names = [column.name for column in needed_columns(scoring.trained, with_target=False)]
         _write_part(stage, 0, scoring.trained, [Batch(empty, empty.select(names))])
-    work = partial(
-        _predict_unit, schema=scoring.catalog.schema, model=scoring.model, folder=str(stage)
-    )
+    work = partial(_predict_unit, schema=schema, model=scoring.model, folder=str(stage))
     rows = missing = 0
     found = Counts()
     for result in run_units(units, work, num_tasks):

@@ -7,8 +7,10 @@ lies beside the shard; a copy that was made for jobs which keep duplicates is ha
 
 from __future__ import annotations
 
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from heliostat.data.hashing import Hashes, key_of, mix, value_hashes
 from heliostat.data.moments import num_threads
 from heliostat.data.pack import Packed, Words
 from heliostat.data.prepared import Prepared
+from heliostat.storage.files import on_full_disk
 
 ROWS_COMPARED_AT_ONCE = 1 << 21
 Mask = npt.NDArray[np.bool_]
@@ -29,7 +32,9 @@ def repeats(prepared: Prepared, keep: Mask) -> Mask:
         return repeated
     num_ranges = -(-prepared.num_rows // ROWS_COMPARED_AT_ONCE)
     with tempfile.TemporaryFile() as file:
-        hashes = np.memmap(file, np.uint64, "w+", shape=(prepared.num_rows,))
+        with on_full_disk(Path(tempfile.gettempdir())):  # before pages are written that it lacks
+            os.posix_fallocate(file.fileno(), 0, prepared.num_rows * np.uint64().itemsize)
+        hashes = np.memmap(file, np.uint64, "r+", shape=(prepared.num_rows,))
 
         def write(index: int) -> None:
             start, end = prepared.offsets[index : index + 2]

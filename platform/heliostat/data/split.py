@@ -32,8 +32,8 @@ from heliostat.spec.data import (
     TimeSplit,
 )
 from heliostat.spec.identity import digest_of
-from heliostat.storage.files import read_json, understood, write_json
-from heliostat.storage.folders import publish_folder, stage_folder
+from heliostat.storage.files import read_json, take_room, understood, write_json
+from heliostat.storage.folders import publish_folder, staged
 
 Rows = npt.NDArray[np.int64]
 PartLabels = npt.NDArray[np.int16]
@@ -299,8 +299,20 @@ def _publish(
     sides: npt.NDArray[np.int8],
     cleaned: CleanRows,
 ) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    stage = stage_folder(final.parent)
+    with staged(final.parent) as stage:
+        _write(stage, prepared, columns, data, seed, sides, cleaned)
+        publish_folder(stage, final, MANIFEST)
+
+
+def _write(
+    stage: Path,
+    prepared: Prepared,
+    columns: Columns,
+    data: DataSpec,
+    seed: int,
+    sides: npt.NDArray[np.int8],
+    cleaned: CleanRows,
+) -> None:
     counts = _counted(sides)
     for number, side in enumerate(SIDES):
         path, count = stage / f"{side}.npy", int(counts[number])
@@ -310,6 +322,7 @@ def _publish(
         kept = Kept(prepared, sides == TRAIN)
         shape = (num_folds, int(counts[TRAIN]))
         roles = np.lib.format.open_memmap(stage / ROLES, "w+", np.int8, shape)
+        take_room(stage / ROLES)
         at = 0
         for own in roles_of(kept, columns, data, seed, num_folds):
             roles[:, at : at + own.shape[1]] = own
@@ -317,7 +330,6 @@ def _publish(
         _check_folds(roles, num_folds)
     rows = {side: int(count) for side, count in zip(SIDES, counts, strict=False)}
     write_json(stage / MANIFEST, {"rows": rows, "dropped": cleaned.dropped})
-    publish_folder(stage, final, MANIFEST)
 
 
 def _write_rows(path: Path, count: int, prepared: Prepared, mask: npt.NDArray[np.bool_]) -> None:
@@ -325,6 +337,7 @@ def _write_rows(path: Path, count: int, prepared: Prepared, mask: npt.NDArray[np
         np.save(path, np.empty(0, np.int64))  # an empty file cannot be mapped to be written
         return
     rows = np.lib.format.open_memmap(path, "w+", np.int64, (count,))
+    take_room(path)
     at = 0
     for _, start, end in prepared.spans():
         own = np.flatnonzero(mask[start:end]) + start

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, RowGroup
-from heliostat.errors import DataError, PlacementError, Problem
+from heliostat.errors import DataError, PlacementError, Problem, StorageError
 
 ROWS_PER_UNIT = 65_536
 DEFAULT_PATIENCE_SECONDS = 1200.0
@@ -82,6 +82,8 @@ def run_units(
         answer = json.loads(row["answer"])
         if "problems" in answer:
             raise DataError([Problem(*problem) for problem in answer["problems"]])
+        if "storage" in answer:
+            raise StorageError(answer["storage"])
         yield answer["result"] | {"index": answer["index"]}
 
 
@@ -202,4 +204,6 @@ def _each(work: Callable[[Unit], dict[str, Any]], row: dict[str, Any]) -> Iterat
         except DataError as error:
             problems = [[p.place, p.message, p.hint] for p in error.problems]
             answer = {"index": unit.index, "problems": problems}
+        except StorageError as error:
+            answer = {"index": unit.index, "storage": str(error)}
         yield {"answer": json.dumps(answer)}

@@ -182,5 +182,5 @@ class BoosterPredictor:
 
     def save(self, folder: Path) -> str:
         """See `Predictor`."""
-        self.booster.save_model(folder / BOOSTER)
+        (folder / BOOSTER).write_bytes(self.booster.save_raw("ubj"))
         return BOOSTER

@@ -47,7 +47,7 @@ from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import write_bytes, write_json
-from heliostat.storage.folders import publish_folder, remove_folder, stage_folder
+from heliostat.storage.folders import publish_folder, remove_folder, staged
 from heliostat.storage.lease import Lease
 from heliostat.storage.objects import StorePath
 from heliostat.storage.runs import Storage, storage_of
@@ -310,9 +310,9 @@ class _Run:
         kept = self.folder.path / CODE_FOLDER
         if not _holds(kept, self.claim.code_digest):
             remove_folder(kept)
-            stage = stage_folder(self.folder.path)
-            copy_code(Path(self.spec.code.path), stage, self.spec.code.patterns)
-            publish_folder(stage, kept, code_files(stage)[-1].relative_to(stage).as_posix())
+            with staged(self.folder.path) as stage:
+                copy_code(Path(self.spec.code.path), stage, self.spec.code.patterns)
+                publish_folder(stage, kept, code_files(stage)[-1].relative_to(stage).as_posix())
         return str(kept)
 
     def _tune(self, assignment: Assignment, cluster: Cluster, watch: Watch) -> _Outcome:

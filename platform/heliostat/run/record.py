@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from heliostat.errors import FAILED, ArtifactError, HeliostatError, LeaseLostError, StorageError
@@ -20,6 +20,7 @@ from heliostat.run.webhook import tell_webhook
 from heliostat.spec.job import JobSpec
 from heliostat.storage.files import read_json, write_json
 from heliostat.storage.lease import HEARTBEAT_SECONDS, Lease
+from heliostat.storage.reserve import Reserve
 from heliostat.storage.runs import RunFolder
 from heliostat.storage.segments import Segments
 from heliostat.train.events import (
@@ -74,6 +75,7 @@ class RunRecord:
         self._flushed = time.monotonic()
         self._begun = (0.0, 0.0)  # (time, progress) when training started moving
         console.log = self.log
+        self._reserve = Reserve(folder.path)
         self._write_state()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._thread.start()
@@ -166,12 +168,13 @@ class RunRecord:
                 return
             self._ended.set()
             self._thread.join(HEARTBEAT_END_SECONDS)
-            self._flush()
-            self._board.close()
+            self._reserve.release()  # what is said last has room
+            self._tried(self._flush)
+            self._tried(self._board.close)
             self.console.rest()
             self._state |= {"eta_seconds": None} | self._last(error, by_signal)
             if self.lost is None:
-                self._write_state()
+                self._tried(self._write_state)
             if isinstance(error, HeliostatError):
                 error.go_on = self._state["next"]
                 self.outcome = error
@@ -179,8 +182,16 @@ class RunRecord:
         if self.lost is None:
             told = tell_webhook({"run": self.folder.reference} | self._state)
             if told:
-                self.note(told)
-            self.lease.release()
+                self._tried(lambda: self.note(told))
+            self._tried(self.lease.release)
+
+    def _tried(self, write: Callable[[], None]) -> None:
+        """Write what can be written of the last; it takes no other's place if it cannot."""
+        try:
+            write()
+        except (StorageError, OSError) as error:
+            self.console.log = None
+            self.console.line(str(error), style="red")
 
     def _last(self, error: BaseException | None, by_signal: bool) -> dict[str, Any]:
         """How it ended. A resume that failed before anything moved leaves what was known."""
@@ -230,8 +241,8 @@ class RunRecord:
             self._flush()
 
     def _flush(self) -> None:
-        rows, self._rows = self._rows, []
-        self._metrics.append(rows)
+        self._metrics.append(self._rows)
+        self._rows = []
         self._flushed = time.monotonic()
 
     def _beat(self) -> None:
@@ -243,7 +254,7 @@ class RunRecord:
             except LeaseLostError as error:
                 self.lost = error
                 return
-            except (OSError, ArtifactError):
+            except (OSError, ArtifactError, StorageError):
                 continue  # storage may come back; the lease expires for others if it does not
 
     def _write_state(self) -> None:

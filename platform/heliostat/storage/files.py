@@ -25,6 +25,7 @@ FORMAT = 1
 STAGE_PREFIX = ".stage-"
 Value = TypeVar("Value")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+LITTLE_BYTES = 64 * 2**10
 NO_ROOM_TEXT = "No space left on device"  # in the errors of libraries, which carry no number
 
 
@@ -78,24 +79,46 @@ def on_full_disk(path: Path) -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
+        if error.errno is None and _is_full(path, error):  # numpy's, of an array cut short
+            raise StorageError(_why(path, errno.ENOSPC, NO_ROOM_TEXT)) from error
         raise StorageError(_why(path, error.errno, error.strerror or str(error))) from error
     except Exception as error:
-        if isinstance(error, HeliostatError) or NO_ROOM_TEXT not in str(error):
+        if isinstance(error, HeliostatError) or not _is_full(path, error):
             raise
         raise StorageError(_why(path, errno.ENOSPC, NO_ROOM_TEXT)) from error
+
+
+def _is_full(path: Path, error: Exception) -> bool:
+    """Whether a library's error without a number is about a full disk."""
+    if NO_ROOM_TEXT in str(error):
+        return True
+    room = os.statvfs(_nearest_folder(path))
+    return isinstance(error, OSError) and room.f_bavail * room.f_frsize < LITTLE_BYTES
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
 
 
 def _why(path: Path, number: int | None, reason: str) -> str:
     sentence = f"{path}: cannot be written: {reason}"
     if number not in NO_ROOM:
         return sentence
-    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    folder = _nearest_folder(path)
     room = os.statvfs(folder)
     no_names = ", and no file more may be made" if room.f_files and not room.f_favail else ""
     return (
         f"{sentence} ({room.f_bavail * room.f_frsize:,} bytes free in {folder}{no_names}); make "
         "room, then repeat the command: a run goes on with `--resume`"
     )
+
+
+def take_room(path: Path) -> None:
+    """Make the disk hold all of a file that will be written through a mapping: where there is no
+    room for a page, the kernel would kill the process.
+    """
+    with path.open("r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
 
 
 def write_json(path: StorePath, value: Mapping[str, Any]) -> None:

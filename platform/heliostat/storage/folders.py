@@ -24,6 +24,24 @@ def stage_folder(parent: StorePath) -> Path:
     return stage
 
 
+@contextmanager
+def staged(parent: StorePath) -> Iterator[Path]:
+    """A stage for the body to fill and to publish in `parent`; it goes if the body fails, and with
+    it the room that it took.
+
+    Raises:
+        StorageError: a disk is full.
+    """
+    local = parent if isinstance(parent, Path) else Path(tempfile.gettempdir())
+    with on_full_disk(local):
+        stage = stage_folder(parent)
+        try:
+            yield stage
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+
+
 def lasting_stage(final: StorePath) -> StorePath:
     """Where `final` is made by several processes, one after the other if the first is killed: a
     folder beside it, or in an object store the folder itself, which is not whole until its
@@ -46,8 +64,12 @@ def new_file(path: StorePath) -> Iterator[Path]:
         return
     with on_full_disk(path):
         part = path.with_suffix(".part")
-        yield part
-        part.rename(path)
+        try:
+            yield part
+            part.rename(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def publish_folder(stage: Path, final: StorePath, last: str) -> bool:
@@ -84,9 +106,9 @@ def copy_folder(source: StorePath, target: StorePath, last: str) -> None:
             path.copy_to(target / path.relative_to(source).as_posix())
         return
     assert isinstance(source, Path) and isinstance(target, Path)
-    stage = stage_folder(target.parent)
-    shutil.copytree(source, stage, dirs_exist_ok=True)
-    publish_folder(stage, target, last)
+    with staged(target.parent) as stage:
+        shutil.copytree(source, stage, dirs_exist_ok=True)
+        publish_folder(stage, target, last)
 
 
 def remove_folder(folder: StorePath, last: str | None = None) -> None:

@@ -25,7 +25,7 @@ from heliostat.spec.model import Model, ModelSpec
 from heliostat.spec.read import ReadSpec
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import read_json, understood, write_json
-from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, stage_folder
+from heliostat.storage.folders import publish_folder, remove_folder, sha256_of, staged
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.assignment import Assignment, OpenData
 from heliostat.train.outputs import output_names
@@ -83,9 +83,14 @@ def save_model(assignment: Assignment, data: OpenData, model: Savable) -> None:
     if assignment.model_folder is None:
         return
     folder = as_path(assignment.model_folder)
-    spec = assignment.spec
-    stage = stage_folder(folder.parent)
-    file = model.save(stage)
+    with staged(folder.parent) as stage:
+        _write_model(assignment, data, model, stage)
+        remove_folder(folder, DESCRIPTION)
+        publish_folder(stage, folder, DESCRIPTION)
+
+
+def _write_model(assignment: Assignment, data: OpenData, model: Savable, stage: Path) -> None:
+    spec, file = assignment.spec, model.save(stage)
     if assignment.code_folder is not None:
         copy_code(assignment.code_folder, stage / CODE_FOLDER)
     for column in assignment.columns.packed:
@@ -110,8 +115,6 @@ def save_model(assignment: Assignment, data: OpenData, model: Savable) -> None:
         "versions": versions(),
     }
     write_json(stage / DESCRIPTION, value)
-    remove_folder(folder, DESCRIPTION)
-    publish_folder(stage, folder, DESCRIPTION)
 
 
 def _keep_tokenizer(column: PackedColumn, folder: Path) -> None:

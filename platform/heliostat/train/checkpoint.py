@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 from heliostat.errors import ArtifactError
 from heliostat.storage.cache import local_copy
-from heliostat.storage.files import STAGE_PREFIX, read_json, understood, write_json
+from heliostat.storage.files import STAGE_PREFIX, on_full_disk, read_json, understood, write_json
 from heliostat.storage.folders import (
     publish_folder,
     remove_files,
     remove_folder,
     sha256_of,
-    stage_folder,
+    staged,
 )
 from heliostat.storage.lease import check_token
 from heliostat.storage.objects import ObjectPath, StorePath
@@ -83,14 +83,14 @@ class CommittedCheckpoints:
     ) -> None:
         """See `Checkpoints`; then delete what is no longer kept."""
         check_token(self.lease, self.token)
-        stage = stage_folder(self.folder)
-        write(stage)
-        write_json(stage / MANIFEST, self._whole(manifest, facts_of(stage), best))
-        check_token(self.lease, self.token)
-        final = self._final(manifest)
-        if final.exists():  # the same step, taken again after a resume from before it
-            remove_folder(final, MANIFEST)
-        publish_folder(stage, final, MANIFEST)
+        with staged(self.folder) as stage:
+            write(stage)
+            write_json(stage / MANIFEST, self._whole(manifest, facts_of(stage), best))
+            check_token(self.lease, self.token)
+            final = self._final(manifest)
+            if final.exists():  # the same step, taken again after a resume from before it
+                remove_folder(final, MANIFEST)
+            publish_folder(stage, final, MANIFEST)
         self._collect()
 
     def put_part(self, manifest: Mapping[str, Any], write: Callable[[Path], None]) -> Files:
@@ -98,6 +98,11 @@ class CommittedCheckpoints:
         will find them: on a file system every rank must see the folder.
         """
         final, place = self._final(manifest), self._place_of_parts(manifest)
+        local = place if isinstance(place, Path) else Path(tempfile.gettempdir())
+        with on_full_disk(local):
+            return self._put_part(final, place, write)
+
+    def _put_part(self, final: StorePath, place: StorePath, write: Callable[[Path], None]) -> Files:
         if isinstance(place, Path):
             place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place if isinstance(place, Path) else None) as scratch:
@@ -228,7 +233,8 @@ class ScratchCheckpoints:
         """See `Checkpoints`; what is not the best is not kept."""
         if best:
             folder = Path(self._scratch.name)
-            write(folder)
+            with on_full_disk(folder):
+                write(folder)
             self._best = Checkpoint(folder, dict(manifest))
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:

@@ -14,7 +14,7 @@ from heliostat.models.predictor import Shape
 from heliostat.spec.model import GptModel, Model
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import read_json, understood
-from heliostat.storage.folders import publish_folder, stage_folder
+from heliostat.storage.folders import publish_folder, staged
 from heliostat.storage.objects import StorePath
 from heliostat.train.artifact import TOKENIZERS
 
@@ -37,7 +37,7 @@ def export_huggingface(model: StorePath, target: Path) -> None:
         digest = value["target"]["form"].partition(":")[2]
         shape = Shape.from_json(value["shape"])
     tokenizer = folder / TOKENIZERS / digest
-    stage = stage_folder(target.absolute().parent)
-    export(spec, shape, folder / WEIGHTS, tokenizer if tokenizer.exists() else None, stage)
-    if not publish_folder(stage, target.absolute(), "config.json"):
-        raise UserError(Problem("--out", f"`{target}` appeared while exporting"))
+    with staged(target.absolute().parent) as stage:
+        export(spec, shape, folder / WEIGHTS, tokenizer if tokenizer.exists() else None, stage)
+        if not publish_folder(stage, target.absolute(), "config.json"):
+            raise UserError(Problem("--out", f"`{target}` appeared while exporting"))

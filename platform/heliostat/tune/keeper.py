@@ -56,7 +56,7 @@ class Keeper:
         self.why_ended = self._why_pausing = ""
         self._pausing_since = 0.0
         self.placed: set[int] = set()  # the orders whose process is up
-        self._last_error = ""
+        self._last_error = self._interruption = ""
         self._moved = time.time()
 
     @property
@@ -104,6 +104,9 @@ class Keeper:
         order = self._running.pop(number, None)
         if order is None:
             return  # cut a moment ago
+        if (told := next((a.error for a in answers if a.interrupted), None)) is not None:
+            self.interrupt(told)
+            return
         if any(answer.status == STOPPED for answer in answers):
             return  # it goes on from its checkpoint when the sweep does
         if order.scoring is not None:
@@ -114,6 +117,10 @@ class Keeper:
             self._with_more_memory(order)
             return
         self._take(order, answers)
+
+    def interrupt(self, told: str) -> None:
+        """The sweep cannot go on, for a reason that is no trial's own: what is done is kept."""
+        self.why_ended, self._interruption = self.why_ended or "interruption", told
 
     def died(self, number: int, error: str, out_of_memory: bool) -> None:
         """An order's process has died: it begins again from its last checkpoint, up to
@@ -173,6 +180,8 @@ class Keeper:
                 f"no trial has moved for {self._stall_seconds / 60:g} minutes "
                 f"(`limits.stall_minutes`): {self._why_stalled()}"
             )
+        if self.why_ended == "interruption":
+            raise InterruptedRunError(f"{self._interruption}; {done} are done")
         if self.why_ended == "time":
             raise InterruptedRunError(f"the time limit `{self.sweep.limit}` is over")
         if self.num_failed and (self.why_ended or self.num_failed == self.num_ended):

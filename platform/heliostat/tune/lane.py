@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from heliostat.errors import HeliostatError
+from heliostat.errors import INTERRUPTED, HeliostatError, StorageError
 from heliostat.parallel.world import SoloWorld
 from heliostat.storage.files import finite
 from heliostat.storage.lines import Lines
@@ -121,7 +121,7 @@ class Course:
         try:
             self._to_next_pause()
         except HeliostatError as error:
-            trouble = {"error": str(error)}
+            trouble = {"error": str(error), "interrupted": error.exit_status == INTERRUPTED}
         except Exception as error:  # Tune would tell its type but not its text
             out_of_memory = "OutOfMemory" in type(error).__name__
             text = f"{type(error).__name__}: {error}"
@@ -153,7 +153,8 @@ class Teller:
         """Take an event; whether the task has come to a rung."""
         self._curve.keep(event)
         if isinstance(event, Failed):
-            self._end = {"status": FAILED, "error": event.message}
+            interrupted = event.exit_status == INTERRUPTED
+            self._end = {"status": FAILED, "error": event.message, "interrupted": interrupted}
         elif isinstance(event, Finished):
             self._end = _finished(event)
         elif isinstance(event, Stopped):
@@ -170,7 +171,10 @@ class Teller:
 
     def answer(self, seconds: float, trouble: Mapping[str, Any]) -> Answer:
         """What has come of the task since the last answer."""
-        self._curve.flush()
+        try:
+            self._curve.flush()
+        except StorageError as error:
+            self._end = {"status": FAILED, "error": str(error), "interrupted": True}
         end, self._end = self._end or {"status": FAILED, **trouble}, None
         return Answer(**(self._known | end), seconds=seconds)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -15,7 +17,7 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from heliostat.errors import TrainError
+from heliostat.errors import StorageError, TrainError
 from heliostat.train.workers import GroupSpec
 from heliostat.tune.keeper import Keeper
 from heliostat.tune.lane import Lane, LaneContext
@@ -112,7 +114,9 @@ class _Orders(_Unpickled, Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """See `Searcher`."""
-        order = self._begun.pop() if self._begun else self._keeper.next_order()
+        order = None
+        with _told_to(self._keeper):
+            order = self._begun.pop() if self._begun else self._keeper.next_order()
         if order is not None:
             return {"order": order}
         return Searcher.FINISHED if self._keeper.is_over else None
@@ -165,12 +169,15 @@ class _Scheduler(_Unpickled, FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A lane waits at a rung."""
-        goes_on = self._keeper.paused(_number(trial), read_answers(result["answers"]))
+        goes_on = False
+        with _told_to(self._keeper):
+            goes_on = self._keeper.paused(_number(trial), read_answers(result["answers"]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """An order has come to its end."""
-        self._keeper.answered(_number(trial), read_answers(result["answers"]))
+        with _told_to(self._keeper):
+            self._keeper.answered(_number(trial), read_answers(result["answers"]))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A lane's process has died."""
@@ -178,7 +185,17 @@ class _Scheduler(_Unpickled, FIFOScheduler):  # type: ignore[misc]
         cause = getattr(error, "cause", error)
         no_memory = isinstance(cause, ray.exceptions.OutOfMemoryError)
         why = "memory ran out on its node" if no_memory else "its process died"
-        self._keeper.died(_number(trial), why, no_memory)
+        with _told_to(self._keeper):
+            self._keeper.died(_number(trial), why, no_memory)
+
+
+@contextmanager
+def _told_to(keeper: Keeper) -> Iterator[None]:
+    """What keeps the ledger from being written ends the sweep, in its own time."""
+    try:
+        yield
+    except StorageError as error:
+        keeper.interrupt(str(error))
 
 
 def _number(trial: Any) -> int:

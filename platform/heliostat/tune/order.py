@@ -55,7 +55,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a task; see `Outcome`. Of a scoring, `metrics` by side and what is drawn."""
+    """What came of a task; see `Outcome`. `interrupted`: for a reason that is not the trial's own.
+    Of a scoring, `metrics` by side and what is drawn.
+    """
 
     status: str
     progress: int = 0
@@ -65,6 +67,7 @@ class Answer:
     error: str | None = None
     uncertainty: float | None = None
     out_of_memory: bool = False
+    interrupted: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

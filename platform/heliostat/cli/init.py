@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from heliostat.catalog.catalog import read_catalog
+from heliostat.catalog.detect import detect_catalog
 from heliostat.catalog.draft import draft_job
 from heliostat.cli.main import print_json
 
@@ -12,11 +14,15 @@ from heliostat.cli.main import print_json
 @click.command("init")
 @click.argument("source")
 @click.option("--target", help="The column to learn; default: the last one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the text inside JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the text and the warnings inside JSON."
+)
 def command(source: str, target: str | None, as_json: bool) -> None:
     """Look at a data set and print a commented job file for it."""
-    text = draft_job(read_catalog(source), target)
+    draft = draft_job(detect_catalog(source), target)
+    for warning in draft.warnings:
+        print(f"look at {warning}", file=sys.stderr)
     if as_json:
-        print_json({"job": text})
+        print_json({"job": draft.text, "warnings": list(draft.warnings)})
     else:
-        print(text, end="")
+        print(draft.text, end="")

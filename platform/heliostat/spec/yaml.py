@@ -7,6 +7,7 @@ depth and what its aliases grow to, so that no file can run code or take long to
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000  # with the keys
 MAX_DIGITS = 400
 PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+LONGEST_KEY = 1000  # of those written before a colon; YAML reads 1,024 characters
 _TRUE = {"true", "True", "TRUE"}
 
 
@@ -96,6 +98,23 @@ def _too_large(file: str) -> Problem:
     return Problem(
         file, what, "name data by `data.source`, and leave out what the job does not use"
     )
+
+
+def quoted(text: str) -> str:
+    """`text` as a value or a key that means just that text: bare where it can be, in one line."""
+    if re.fullmatch(r"[A-Za-z_/.][\w/.-]*", text, re.ASCII) and parse_scalar(text) == text:
+        return text
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():
+        return character
+    code = ord(character)
+    digits = 2 if code < 0x100 else 4 if code < 0x10000 else 8
+    return f"\\{'xuU'[digits // 4]}{code:0{digits}x}"
 
 
 def _syntax_problem(error: MarkedYAMLError, file: str) -> Problem:

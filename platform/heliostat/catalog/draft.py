@@ -60,6 +60,7 @@ def draft_job(catalog: Catalog, target: str | None) -> Draft:
         "# known after the target is.",
         f"name: {quoted(_job_name(catalog.source))}",
         "seed: 7",
+        *_objective_lines(task),
         "",
         "data:",
         f"  source: {quoted(catalog.source)}",
@@ -73,8 +74,8 @@ def draft_job(catalog: Catalog, target: str | None) -> Draft:
         "",
         "model: {kind: xgboost, learning_rate: 0.1}",
         "",
-        "# Stops once 50 rounds bring no better score on validation, and keeps the best of them.",
-        "train: {rounds: 1000, validate_every: 1, early_stopping: {patience: 50}}",
+        "# Stops once 20 rounds bring no better score on validation, and keeps the best of them.",
+        "train: {rounds: 500, validate_every: 1, early_stopping: {patience: 20}}",
     ]
     warnings = [f"`{n}`: {c.reason}" for n, c in choices.items() if c.warning]
     return Draft("\n".join(lines) + "\n", tuple(map(_plain, warnings)))
@@ -158,6 +159,11 @@ def _setting(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(quoted(item) for item in value)}]"
     return quoted(value) if isinstance(value, str) else str(value).lower()
+
+
+def _objective_lines(task: str) -> Iterator[str]:
+    if task == "multiclass":
+        yield "objective: log_loss    # of few rows it tells more than accuracy does"
 
 
 def _positive_lines(task: str, values: pa.ChunkedArray) -> Iterator[str]:

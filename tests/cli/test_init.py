@@ -172,6 +172,18 @@ def test_where_there_is_nothing_to_learn_init_says_so(folder, table, target, sen
     assert sentence in str(caught.value)
 
 
+def test_columns_that_cannot_be_read_are_left_out_and_named(folder):
+    (folder / "d").mkdir()
+    table = pa.table([range(4), ["x", "y"] * 2, range(4), [0, 1] * 2], ["a", "b", "b", "y"])
+    for i, values in enumerate(([1, 2, 3, 4], [[1], [2], [3], [4]])):
+        pq.write_table(table.append_column("z", pa.array(values)), f"d/{i}.parquet")
+    draft, plan = planned("d")
+    assert [column.name for column in plan.columns.inputs] == ["a"]
+    assert [w.partition("`: ")[0] for w in draft.warnings] == ["`b", "`z"]
+    with pytest.raises(DataError, match="`z`"):
+        planned("d", "z")
+
+
 def test_of_very_many_columns_only_exceptions_are_listed(folder):
     columns = {f"x{i}": [0.5, i, 2.0, 3.0] for i in range(1500)}
     pq.write_table(

@@ -107,7 +107,10 @@ def _target(catalog: Catalog, sample: pa.Table, wanted: str | None) -> str:
     names = [
         name
         for name, column in catalog.columns.items()
-        if column.kind in LEARNABLE and name not in catalog.index and _num_values(sample[name]) > 1
+        if column.kind in LEARNABLE
+        and column.problem is None
+        and name not in catalog.index
+        and _num_values(sample[name]) > 1
     ]
     if wanted is None:
         if not names:
@@ -120,6 +123,8 @@ def _target(catalog: Catalog, sample: pa.Table, wanted: str | None) -> str:
         hint = f"did you mean `{close[0]}`?" if close else f"columns: {', '.join(names[:12])}"
         raise DataError(Problem("--target", f"the source has no column `{wanted}`", hint))
     column = catalog.columns[wanted]
+    if column.problem is not None:
+        raise DataError(column.problem)
     if column.kind not in LEARNABLE:
         what = f"column `{wanted}` is {column.type}: neither numbers nor classes"
         raise DataError(Problem("--target", what, "name another one"))
@@ -183,6 +188,9 @@ def _choices(catalog: Catalog, sample: pa.Table, target: str, task: str) -> dict
     for name, column in catalog.columns.items():
         if name == target:
             continue
+        if column.problem is not None:
+            choices[name] = _Choice("ignore", column.problem.message, True)
+            continue
         choice = _choice(catalog, column, sample[name], is_all)
         if choice.feature in LEARNABLE and nearly_tells(
             sample[name], sample[target], task != "regression"
@@ -191,7 +199,12 @@ def _choices(catalog: Catalog, sample: pa.Table, target: str, task: str) -> dict
             choice = _Choice(choice.feature, what, True)
         choices[name] = choice
     if all(choice.feature == "ignore" for choice in choices.values()):
-        usable = [n for n in choices if catalog.columns[n].kind in (*LEARNABLE, "time")]
+        usable = [
+            name
+            for name in choices
+            if catalog.columns[name].kind in (*LEARNABLE, "time")
+            and catalog.columns[name].problem is None
+        ]
         if not usable:
             raise DataError(Problem(catalog.source, f"has no column to learn `{target}` from"))
         only = next((n for n in usable if n not in catalog.index), usable[0])

@@ -148,7 +148,8 @@ def _num_values(values: pa.ChunkedArray) -> int:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_floating(values.type):
-        values = values.filter(pc.invert(pc.fill_null(pc.is_nan(values), False)))
+        values = values.drop_null()
+        values = values.filter(pc.invert(pc.is_nan(values)))
     distinct: int = pc.count_distinct(values).as_py()
     return distinct
 

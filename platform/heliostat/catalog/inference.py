@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from heliostat.catalog.arrays import text_array
 from heliostat.catalog.columns import Doubt, Settings
 from heliostat.spec.read import MISSING_WORDS, ReadSpec
 
@@ -21,6 +22,7 @@ CHAINS = (
     tuple(pa.timestamp(unit, "UTC") for unit in ("s", "us", "ns")),
 )  # a type holds every value of those before it
 TYPES = {str(type_): type_ for type_ in (NULL, TEXT, *(t for chain in CHAINS for t in chain))}
+NO_TEXT, NO_TRUTH = pa.nulls(1, TEXT)[0], pa.nulls(1, pa.bool_())[0]  # `pa.scalar` loads pandas
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 HEAD_VALUES = 50
 WORDS_AT_MOST, NUMBERS_AT_LEAST, VALUES_AT_LEAST = 3, 0.9, 20
@@ -48,8 +50,8 @@ def common_type(types: Iterable[pa.DataType]) -> pa.DataType:
 def cleaned(raw: pa.Array, read: ReadSpec) -> pa.Array:
     """Texts without the spaces around them; null where they are empty or stand for no value."""
     text = pc.utf8_trim(raw, characters=" \t")
-    is_missing = pc.is_in(text, value_set=pa.array(["", *read.missing]))
-    return pc.if_else(is_missing, pa.scalar(None, TEXT), text)
+    is_missing = pc.is_in(text, value_set=text_array(["", *read.missing]))
+    return pc.if_else(is_missing, NO_TEXT, text)
 
 
 def typed(text: pa.Array, type_: pa.DataType, read: ReadSpec) -> pa.Array:
@@ -63,10 +65,10 @@ def typed(text: pa.Array, type_: pa.DataType, read: ReadSpec) -> pa.Array:
     if type_ == NULL and text.null_count == len(text):
         return pa.nulls(len(text))
     if type_ == pa.bool_():
-        true = pc.is_in(text, value_set=pa.array(TRUE))
-        if not pc.all(pc.or_(true, pc.is_in(text, value_set=pa.array([*FALSE, None])))).as_py():
+        true, false = (pc.is_in(text, value_set=text_array(words)) for words in (TRUE, FALSE))
+        if not pc.all(pc.or_(pc.or_(true, false), pc.is_null(text))).as_py():
             raise pa.ArrowInvalid("a text is neither true nor false")
-        return pc.if_else(pc.is_null(text), pa.scalar(None, pa.bool_()), true)
+        return pc.if_else(pc.is_null(text), NO_TRUTH, true)
     if type_ in NUMBERS:
         text = _plain(text, read)
     return pc.cast(text, type_)
@@ -215,7 +217,8 @@ def _any_code(text: pa.Array, first: str, pattern: str) -> bool:
 
 
 def _any_long(text: pa.Array) -> bool:
-    whole = text.filter(pc.greater_equal(pc.binary_length(text), LONG_DIGITS))
+    longest = pc.binary_length(text_array(["0" * LONG_DIGITS]))[0]
+    whole = text.filter(pc.greater_equal(pc.binary_length(text), longest))
     whole = whole.filter(pc.invert(pc.match_substring(whole, ".")))
     return _any_code(text, "+", LONG) or _any_match(whole, LONG)
 

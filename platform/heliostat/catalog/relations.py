@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from heliostat.catalog.arrays import real_numbers, whole_numbers
+
 LEAST_ROWS = 50
 ROWS_PER_CODE, MOST_BINS = 10, 64
 NEARLY_ALL = 0.97  # of what is left to explain of the classes
@@ -23,7 +25,7 @@ def counts_rows(values: pa.ChunkedArray, is_all: bool) -> bool:
     """
     if not pa.types.is_integer(values.type) or values.null_count or len(values) < LEAST_ROWS:
         return False
-    numbers = values.to_numpy()
+    numbers = whole_numbers(values)
     rises = numbers[1:] > numbers[:-1]
     if rises.all() or not (rises | (numbers[1:] == numbers[:-1])).any():
         return True
@@ -42,10 +44,10 @@ def nearly_tells(values: pa.ChunkedArray, target: pa.ChunkedArray, of_classes: b
     codes = _codes(values)
     if of_classes:
         return codes is not None and _tells_classes(codes, _class_codes(target))
-    numbers = _numbers(target)
+    numbers = real_numbers(target)
     if codes is not None and _tells_numbers(codes, numbers):
         return True
-    return _is_numeric(values) and _rises_with(_numbers(values), numbers)
+    return _is_numeric(values) and _rises_with(real_numbers(values), numbers)
 
 
 def _tells_classes(codes: Codes, classes: Codes) -> bool:
@@ -86,7 +88,7 @@ def _codes(values: pa.ChunkedArray) -> Codes | None:
         return codes
     if not _is_numeric(values):
         return None
-    numbers = _numbers(values)
+    numbers = real_numbers(values)
     edges = np.quantile(
         numbers[~np.isnan(numbers)], np.linspace(0, 1, min(most, MOST_BINS) + 1)[1:-1]
     )
@@ -98,7 +100,7 @@ def _class_codes(values: pa.ChunkedArray) -> Codes:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
-    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), np.int64)
+    return whole_numbers(pa.chunked_array([encoded.indices]))
 
 
 def _is_numeric(values: pa.ChunkedArray) -> bool:
@@ -107,8 +109,3 @@ def _is_numeric(values: pa.ChunkedArray) -> bool:
         or pa.types.is_floating(values.type)
         or pa.types.is_decimal(values.type)
     )
-
-
-def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return np.where(np.isfinite(numbers), numbers, np.nan)

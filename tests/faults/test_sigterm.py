@@ -25,7 +25,7 @@ from heliostat.storage.segments import read_rows
 from tests.conftest import write_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
-NUM_SIGNALS = int(os.environ.get("HELIOSTAT_SIGTERMS", "3"))
+NUM_SIGNALS = int(os.environ.get("HELIOSTAT_SIGTERMS", "2"))
 SEED = int(os.environ.get("HELIOSTAT_SEED", "11"))
 SECONDS = float(os.environ.get("HELIOSTAT_PATIENCE", "600"))
 
@@ -95,58 +95,65 @@ def make(tmp_path_factory):
             f"name: signalled\nseed: 3\ndata: {{source: {source}, target: late, task: binary,"
             " features: {x: number, z: number, count: number, color: category}}\n"
         )
-        path = folder / f"{kind.replace(', ', '-').replace(' ', '-')}.yaml"
-        path.write_text(head + KINDS[kind])
-        return Job(path, folder / name)
+        own = folder / kind.replace(",", "").replace(" ", "-")
+        own.mkdir(exist_ok=True)
+        (own / "job.yaml").write_text(head + KINDS[kind])
+        return Job(own / "job.yaml", own / name)
 
     return job
 
 
-def test_a_run_that_is_terminated_resumes_to_the_same_bytes(make):
-    chance = random.Random(SEED)
-    clean: dict[str, Job] = {}
-    for number in range(NUM_SIGNALS):
-        kind = list(KINDS)[number % len(KINDS)]
-        if kind not in clean:
-            clean[kind] = make(kind, f"clean-{len(clean)}")
-            process = clean[kind].start("--id", "one")
-            told, _ = process.communicate(timeout=SECONDS)
-            assert process.returncode == 0, told
-        share = chance.random()
-        job = make(kind, f"signalled-{number}")
-        status, told, moment = terminated(job, kind, share, clean[kind])
-        row = f"{number:>3}  {kind:<18}{share:.3f}  {moment}"
+def signals_of(kind: str) -> int:
+    """How many of the signals fall to a kind of run."""
+    place = list(KINDS).index(kind)
+    return len(range(place, NUM_SIGNALS, len(KINDS)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if signals_of(kind)])
+def test_a_run_that_is_terminated_again_and_again_ends_with_the_same_bytes(make, kind):
+    chance = random.Random(f"{SEED} {kind}")
+    clean, job = make(kind, "clean"), make(kind, "signalled")
+    whole = clean.start("--id", "one")
+    told, _ = whole.communicate(timeout=SECONDS)
+    assert whole.returncode == 0, told
+    count = signals_of(kind)
+    for number in range(count):
+        first, seconds = moment(clean, kind, chance.random(), count)
+        status, told, last = terminated(job, first, seconds)
+        row = f"{kind:<18}{number + 1}/{count}  {seconds:6.2f} s after `{first}`, at: {last}"
         print(f"{row}  exit {status}", flush=True)
         assert status == 5, f"seed {SEED}, {row}: {told}"
         state = read_json(job.folder / "state.json")
         assert (state["status"], "SIGTERM" in state["error"]) == ("INTERRUPTED", True), row
-        resumed = job.start("--resume", "signalled/one")
-        told, _ = resumed.communicate(timeout=SECONDS)
-        assert resumed.returncode == 0, f"seed {SEED}, {row}: {told}"
-        assert job.bytes_of_model() == clean[kind].bytes_of_model(), f"seed {SEED}, {row}"
-        assert json.dumps(job.metrics()) == json.dumps(clean[kind].metrics()), row
+    resumed = job.start("--resume", "signalled/one")
+    told, _ = resumed.communicate(timeout=SECONDS)
+    assert resumed.returncode == 0, f"seed {SEED}: {told}"
+    assert job.bytes_of_model() == clean.bytes_of_model(), f"seed {SEED}"
+    assert json.dumps(job.metrics()) == json.dumps(clean.metrics()), f"seed {SEED}"
+    print(f"{kind:<18}the same bytes", flush=True)
 
 
-def terminated(job: Job, kind: str, share: float, clean: Job) -> tuple[int, str, str]:
-    """Send the signal after a share of what the undisturbed run took: of its start and preparation,
-    or of what came then. Exit status, output, and the last line before the signal.
+def moment(clean: Job, kind: str, share: float, count: int) -> tuple[str, float]:
+    """After which line the signal comes, and how long after: early enough that an undisturbed run
+    of the same pace would not have ended.
     """
-    said = clean.said()
-    times = {row["line"].split()[0]: row["time"] for row in reversed(said) if row["line"].strip()}
+    times = {
+        row["line"].split()[0]: row["time"] for row in reversed(clean.said()) if row["line"].strip()
+    }
     first, last = ("run", "rows") if kind == "prepare" else ("rows", "report")
-    length = times[last] - times[first]
-    while True:
-        process = job.start("--id", "one")
-        deadline = time.monotonic() + SECONDS
-        while not any(row["line"].startswith(first) for row in job.said()):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            threading.Event().wait(0.02)
-        threading.Event().wait(share * length)
-        lines = [row["line"] for row in job.said()]
-        process.send_signal(signal.SIGTERM)
-        told, _ = process.communicate(timeout=SECONDS)
-        if process.returncode != 0:
-            return process.returncode, told, lines[-1][:60]
-        # It was faster than the undisturbed one, and had ended: again, and earlier.
-        length /= 2
-        job.storage = job.storage.with_name(f"{job.storage.name}x")
+    return first, share * (times[last] - times[first]) / (1 if kind == "prepare" else count)
+
+
+def terminated(job: Job, first: str, seconds: float) -> tuple[int, str, str]:
+    """Run on and send the signal; exit status, output, and the last line before it."""
+    before = len(job.said())
+    process = job.start("--id", "one")
+    deadline = time.monotonic() + SECONDS
+    while not any(row["line"].startswith(first) for row in job.said()[before:]):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        threading.Event().wait(0.02)
+    threading.Event().wait(seconds)
+    last = job.said()[-1]["line"][:50]
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, told, last

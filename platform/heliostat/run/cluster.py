@@ -203,9 +203,15 @@ def check_storage_is_shared(folder: StorePath, place: str = "storage") -> None:
             ).remote(str(probe))
             for node in nodes
         }
-        blind = [
-            host for host, ref in answers.items() if ray.get(ref, timeout=PROBE_SECONDS) != secret
-        ]
+        refs = list(answers.values())
+        ready, late = ray.wait(refs, num_returns=len(refs), timeout=PROBE_SECONDS)
+        if late:
+            hosts = sorted(host for host, ref in answers.items() if ref in late)
+            raise ClusterLostError(
+                f"{len(late)} of {len(nodes)} nodes of the cluster have not run a task within "
+                f"{PROBE_SECONDS} s ({', '.join(hosts)})"
+            )
+        blind = [host for host, ref in answers.items() if ray.get(ref) != secret]
     finally:
         probe.unlink()
     is_local = isinstance(folder, Path)

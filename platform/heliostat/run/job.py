@@ -206,7 +206,8 @@ class _Run:
         group = self._start_early(cluster)
         try:
             assignment = self._prepare(cluster)
-        except BaseException:
+        except BaseException as error:
+            self._end(error)  # before the workers end, which may take a while
             if group is not None:
                 group.stop()
             raise

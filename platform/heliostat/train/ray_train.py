@@ -17,15 +17,18 @@ from typing import Any, Literal
 import ray
 import ray.train
 from ray import cloudpickle
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.context import (
     get_train_context as get_internal_train_context,
 )
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.catalog.places import place_of
@@ -51,6 +54,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+NODE_ID_LABEL = "ray.io/node-id"
 WAIT_SECONDS = 0.1
 ELASTIC_START_SECONDS = 30.0
 RESIZE_SECONDS = 20.0  # how often an elastic group looks for room to grow
@@ -64,6 +68,7 @@ class RayTrainGroup:
         self.spec, self._storage = spec, storage
         self._mailbox = Mailbox()
         self._exchange: Exchange | None = None
+        self._trainer: _LeanTrainer | None = None
         self._thread: threading.Thread | None = None
         self._error = ""
         self._seen: set[str] = set()
@@ -104,6 +109,7 @@ class RayTrainGroup:
                 ),
             ),
         )
+        self._trainer = trainer
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
 
@@ -151,11 +157,13 @@ class RayTrainGroup:
         self._mailbox.ask_stop()
 
     def stop(self) -> None:
-        """See `WorkerGroup`. Workers that come back find no work and end; then so does `fit`."""
+        """See `WorkerGroup`. Workers that came back all the same would find no work, and end."""
         if self._thread is None:
             return
         if self._thread.is_alive():
             with suppress(ray.exceptions.RayError):  # of a cluster that is gone
+                if self._trainer is not None and self._trainer.controller is not None:
+                    ray.kill(self._trainer.controller)
                 for actor in self._mailbox.end(cloudpickle.dumps(ENDED)):
                     ray.kill(cloudpickle.loads(actor))
             self._thread.join(timeout=GRACE_SECONDS)
@@ -175,17 +183,28 @@ class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train without two helpers of its own, each a process on the way to the first step:
     one that hands out data sets, which we do not pass, and one that removes the placement
     groups of nested trials, which we never nest. An elastic group grows and shrinks by `unit`
-    workers.
+    workers. `controller` is Ray Train's own actor, which can be ended: it would else bring back
+    the workers that are.
     """
 
     def __init__(self, unit: int, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._unit = unit
+        self.controller: Any = None
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = WholeReplicas(self.scaling_config, self._unit)
-        return super()._initialize_and_run_controller(**parts)
+        quiet = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}
+        actor = ray.remote(
+            num_cpus=0,
+            label_selector={NODE_ID_LABEL: ray.get_runtime_context().get_node_id()},
+            runtime_env={"env_vars": quiet | get_env_vars_to_propagate()},
+        )(TrainController)
+        self.controller = actor.remote(**parts)
+        # In a thread of the group's own, which may wait: who stops the group ends the controller.
+        ray.get(self.controller.run.remote())
+        return ray.get(self.controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         left_out = (DatasetsCallback, PlacementGroupCleanerCallback)

@@ -15,7 +15,7 @@ from heliostat.train.control import NoControl
 from heliostat.train.job import train_events
 from tests.data.packing import plan_of, prepare_here
 
-MODELS = {"xgboost": "train: {rounds: 3}", "linear": "", "mlp": "train: {epochs: 1}"}
+MODELS = {"xgboost": "train: {rounds: 12}", "linear": "", "mlp": "train: {epochs: 1}"}
 
 
 def model_of(

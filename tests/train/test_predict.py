@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from heliostat.data.shares import share_warnings, shares_json
 from heliostat.errors import DataError
@@ -198,3 +200,56 @@ def test_delimited_text_is_read_as_the_models_own(tmp_path, monkeypatch):
     (tmp_path / "plain.csv").write_text("codé,a,w\n7,1.5,x\n")
     with pytest.raises(DataError, match=r"which `,` divides.*; it is read as the model's own data"):
         open_prediction(model, str(tmp_path / "plain.csv"), tmp_path / "d")
+
+
+def test_a_folder_inside_a_partition_is_what_it_was_in_training(tmp_path, monkeypatch):
+    """Keys come from above the source if it names them not, and keep the type they were learned
+    in: alone, a code without leading zeros would look like a number.
+    """
+    codes = {"02134": 0.0, "2134": 50.0, "00501": 100.0}
+    for year in (2022, 2023):
+        for code, value in codes.items():
+            folder = tmp_path / f"d/year={year}/zip={code}"
+            folder.mkdir(parents=True)
+            y = np.full(20, value + 20.0 * (year % 2))
+            pq.write_table(pa.table({"a": y, "y": y}), folder / "p.parquet")
+    data = {"target": "y", "task": "regression", "features": {"zip": "category", "year": "number"}}
+    model = model_of(tmp_path / "job", tmp_path / "d", data, monkeypatch)
+    assert model_in(str(model)).types == {"year": "int64", "y": "double", "zip": "string"}
+    whole = predicted(model, tmp_path / "d", tmp_path / "whole")
+    assert len(set(whole["prediction"].to_pylist())) == 6
+    expected = {
+        (year, code): set(whole.filter((pc.field("year") == year) & (pc.field("zip") == code))["prediction"].to_pylist())
+        for year in (2022, 2023) for code in codes
+    }  # fmt: skip
+    for year in (2022, 2023):
+        for source in ("", "/zip=2134", "/zip=2134/p.parquet", "/zip=02134/*.parquet"):
+            at = f"d/year={year}{source}"
+            own = predicted(model, tmp_path / at, tmp_path / f"{year} {source.replace('/', ' ')}")
+            assert own.num_rows == (20 if source else 60)
+            assert set(own["year"].to_pylist()) == {year}
+            for row in own.select(["zip", "prediction"]).to_pylist():
+                assert {row["prediction"]} == expected[year, row["zip"]]
+    alone = tmp_path / "elsewhere.parquet"
+    pq.write_table(pa.table({"a": [0.0]}), alone)
+    with pytest.raises(DataError, match="has no column `year`, an input of the model"):
+        open_prediction(model, str(alone), tmp_path / "none")
+
+
+def test_what_was_learned_as_text_is_text_whatever_it_looks_like(tmp_path, monkeypatch):
+    looks = {"day": ["2024-01-01", "2024-01-02"], "flag": ["True", "False"], "code": ["1", "2"]}
+    n = 40
+    table = pa.table({name: values * (n // 2) for name, values in looks.items()})
+    table = table.append_column("y", pa.array([0.0, 1.0] * (n // 2)))
+    for name in looks:
+        data = {"target": "y", "task": "regression", "features": {name: "category"}}
+        model = model_of(tmp_path / name, table, data, monkeypatch)
+        expected = predicted(model, tmp_path / name / "train.parquet", tmp_path / f"{name} same")
+        csv.write_csv(table.select([name]), tmp_path / f"{name}.csv")
+        rows = table.select([name]).to_pylist()
+        lines = tmp_path / f"{name}.jsonl"
+        lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for suffix in ("csv", "jsonl"):
+            out = predicted(model, tmp_path / f"{name}.{suffix}", tmp_path / f"{name} {suffix}")
+            assert out["prediction"].equals(expected["prediction"])
+            assert out[name].to_pylist() == looks[name] * (n // 2)

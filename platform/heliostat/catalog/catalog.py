@@ -13,7 +13,7 @@ import pyarrow as pa
 from heliostat.catalog.columns import Column, Doubt, Footer
 from heliostat.catalog.delimited import layout_of
 from heliostat.catalog.files import Constant, SourceFile, list_source
-from heliostat.catalog.formats import DELIMITED, PARQUET, format_of, read_footer
+from heliostat.catalog.formats import DELIMITED, JSON_LINES, PARQUET, format_of, read_footer
 from heliostat.catalog.inference import NUMBERS, TEXT, common_type
 from heliostat.catalog.partitions import with_constants
 from heliostat.catalog.schema import Unified, unify
@@ -46,15 +46,13 @@ class RowGroup:
 @dataclass(frozen=True)
 class Catalog:
     """All that footers tell. Files are in the order of their paths relative to the source; `read`
-    says how those of delimited text are written, and `texts` are columns that stay as they are
-    written, where they are.
+    says how those of delimited text are written.
     """
 
     source: str
     files: tuple[SourceFile, ...]
     footers: tuple[Footer, ...]
     read: ReadSpec = ReadSpec()
-    texts: frozenset[str] = frozenset()
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -68,7 +66,7 @@ class Catalog:
 
     @cached_property
     def _unified(self) -> Unified:
-        return unify(self.files, self.footers, self.read, self.texts)
+        return unify(self.files, self.footers, self.read)
 
     def problems_of(self, names: Iterable[str]) -> list[Problem]:
         """Why some of the columns cannot be used; of a name that no column has, nothing."""
@@ -142,11 +140,14 @@ class Catalog:
 
 
 def read_catalog(
-    source: Source, read: ReadSpec | None = None, texts: Collection[str] = ()
+    source: Source,
+    read: ReadSpec | None = None,
+    texts: Collection[str] = (),
+    needed: Collection[str] = (),
 ) -> Catalog:
     """List `source` (file, folder, glob, URI, a list of them, or a table) and read every footer.
-    `read` says how delimited text is written, and its columns `texts` stay as they are written;
-    other files are read without these.
+    `read` says how delimited text is written; of what is written as text, the columns `texts` stay
+    so. Of `needed`, those that no file has may be named by the folders that the source lies in.
 
     Raises:
         SettingError: a delimited file is written in another way than `read` says.
@@ -162,10 +163,12 @@ def read_catalog(
             for file, footer in zip(files, footers, strict=True)
         )
     else:
-        files = with_constants(list_source(source))
-        footers = _alike(files, _footers(files, read), texts)
+        listed = list_source(source)
+        footers = _alike(listed, _footers(listed, read), texts)
+        stored = {name for footer in footers for name in footer.schema.names}
+        files = with_constants(listed, texts, set(needed) - stored)
         name = source if isinstance(source, str) else ", ".join(source)
-    return Catalog(name, files, footers, read, frozenset(texts))
+    return Catalog(name, files, footers, read)
 
 
 def combined(catalogs: Mapping[str, Catalog]) -> Catalog:
@@ -227,6 +230,19 @@ def _alike(
             doubts=(*footer.doubts, *doubts),
         )
         if delimited
-        else footer
-        for footer, delimited in zip(footers, is_delimited, strict=True)
+        else _with_texts(file, footer, texts)
+        for file, footer, delimited in zip(files, footers, is_delimited, strict=True)
     )
+
+
+def _with_texts(file: SourceFile, footer: Footer, texts: Collection[str]) -> Footer:
+    """In JSON a text may look like a time, and Arrow takes it for one."""
+    if format_of(file.location) != JSON_LINES:
+        return footer
+    fields = [
+        field.with_type(TEXT)
+        if field.name in texts and pa.types.is_timestamp(field.type)
+        else field
+        for field in footer.schema
+    ]
+    return replace(footer, schema=pa.schema(fields))

@@ -5,7 +5,7 @@ or a date in the one form that it is written in: `01` and `1` are two values.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import date
 from urllib.parse import unquote
@@ -18,14 +18,18 @@ EXACT_IN_DOUBLE = 2**53
 TEXT, WHOLE, NUMBER, DATE = "string", "int64", "double", "date32[day]"
 
 
-def with_constants(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
-    """The files with the columns that their folders name."""
-    named = [_folder_values(file.path) for file in files]
+def with_constants(
+    files: Sequence[SourceFile], texts: Collection[str] = (), above: Collection[str] = ()
+) -> tuple[SourceFile, ...]:
+    """The files with the columns that their folders name. Those among `texts` are texts; those
+    among `above` may be named by the folders that the source itself lies in.
+    """
+    named = [_values_above(file, above) | _folder_values(file.path) for file in files]
     values: dict[str, set[str]] = {}
     for own in named:
         for key, value in own.items():
             values.setdefault(key, set()).update(() if value is None else (value,))
-    types = {key: _type(own) for key, own in values.items()}
+    types = {key: TEXT if key in texts else _type(own) for key, own in values.items()}
     marks = {key: _marks(key, types[key], own) for key, own in values.items()}
     return tuple(
         replace(
@@ -40,6 +44,13 @@ def with_constants(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
 def _folder_values(path: str) -> dict[str, str | None]:
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
     return {key: None if value == NO_VALUE else unquote(value) for key, value in pairs}
+
+
+def _values_above(file: SourceFile, keys: Collection[str]) -> dict[str, str | None]:
+    """Of all the folders that the file lies in, the values of some keys."""
+    if not keys:
+        return {}
+    return {key: value for key, value in _folder_values(file.location).items() if key in keys}
 
 
 def _type(values: set[str]) -> str:

@@ -5,7 +5,7 @@ their sizes. A column whose types have nothing in common is a problem of those w
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,11 +71,9 @@ class _Variant:
         return written or types.is_null(type_) or name in self.digits
 
 
-def unify(
-    files: Sequence[SourceFile], footers: Sequence[Footer], read: ReadSpec, texts: Collection[str]
-) -> Unified:
+def unify(files: Sequence[SourceFile], footers: Sequence[Footer], read: ReadSpec) -> Unified:
     """The one schema of some files; columns in the order that most files have. `read` says how
-    delimited text is written; keys of folders among `texts` are texts.
+    delimited text is written.
     """
     variants = _variants(files, footers, read)
     names = _names(variants)
@@ -83,7 +81,7 @@ def unify(
     columns: dict[str, Column] = {}
     mixed: list[tuple[str, str]] = []
     for name in names:
-        column, type_ = _unified(name, variants, name in texts)
+        column, type_ = _unified(name, variants)
         columns[name] = column
         if type_ is not None:
             fields.append(pa.field(name, type_))
@@ -151,9 +149,7 @@ def _digits_of_folders(files: Sequence[SourceFile]) -> frozenset[str]:
     return frozenset(name for name, digits in found.items() if digits)
 
 
-def _unified(
-    name: str, variants: Sequence[_Variant], as_text: bool
-) -> tuple[Column, pa.DataType | None]:
+def _unified(name: str, variants: Sequence[_Variant]) -> tuple[Column, pa.DataType | None]:
     """The column, and its type if it can be read of every file."""
     holders = [variant for variant in variants if name in variant.types]
     for variant in holders:
@@ -163,8 +159,6 @@ def _unified(
             return replace(column_of(name, variant.types[name]), problem=problem), None
     found = [variant.types[name] for variant in holders]
     choices = common_types(found) or _as_text(name, holders)
-    if as_text and all(variant.is_written(name) for variant in holders):
-        choices = (pa.string(),)
     failure = ""
     for choice in choices:
         failure_of = partial(_failure, name=name, choice=choice)

@@ -36,7 +36,8 @@ def learned_target(form: str, learned: str | None, found: pa.DataType) -> pa.Dat
         return found if kind in _KINDS[form.partition(":")[0]] else None
     wanted = kind_of(known)
     if wanted == "category":
-        return pa.string() if kind == wanted else None
+        is_number = form in ("number", "exact") and kind == "number"  # learned from texts like 01
+        return found if is_number else pa.string() if kind == wanted else None
     if wanted == "boolean":
         return pa.bool_() if kind == wanted or _is_plain_number(found) else None
     if wanted == "number":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -49,8 +49,8 @@ def open_scoring(model: StorePath, source: str | tuple[str, ...], with_target: b
     """
     folder = str(model.resolve() if isinstance(model, Path) else model)
     trained = model_in(folder)
-    catalog = _catalog(source, trained)
     columns = needed_columns(trained, with_target)
+    catalog = _catalog(source, trained, [column.name for column in columns])
     if problems := catalog.problems_of(column.name for column in columns):
         raise DataError(problems)
     found = [_column_problem(trained, catalog, column) for column in columns]
@@ -59,14 +59,17 @@ def open_scoring(model: StorePath, source: str | tuple[str, ...], with_target: b
     return Scoring(folder, catalog)
 
 
-def _catalog(source: str | tuple[str, ...], trained: TrainedModel) -> Catalog:
+def _catalog(
+    source: str | tuple[str, ...], trained: TrainedModel, needed: Sequence[str]
+) -> Catalog:
     """The source, delimited text of it as the model's own was written; what it learned as text is
-    text there, whatever it looks like.
+    text there, whatever it looks like. A column that is needed may be the name of a folder that
+    the source lies in.
     """
     types = {name: type_of(type_) for name, type_ in _learned_types(trained).items()}
     texts = {name for name, type_ in types.items() if type_ and kind_of(type_) == "category"}
     try:
-        return read_catalog(source, trained.read, texts)
+        return read_catalog(source, trained.read, texts, needed)
     except SettingError as error:
         hint = "it is read as the model's own data was (`data.read`): write it in the same way"
         raise DataError([replace(problem, hint=hint) for problem in error.problems]) from error

@@ -10,6 +10,7 @@ import click
 from heliostat.cli.lasting import outlive_readers
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, read_job
+from heliostat.cli.waiting import cluster_at
 from heliostat.errors import Problem, UserError
 from heliostat.plan.plan import plan_job
 from heliostat.processes import adopt_orphans
@@ -57,12 +58,12 @@ def _prepare(job: Job, address: str | None) -> tuple[StorePath, int, bool]:
     storage = Storage.open(storage_of(plan.job))
     from heliostat.data.prepare import is_prepared, prepare
     from heliostat.data.text import keep_tokenizers
-    from heliostat.run.cluster import check_storage_is_shared, connected
+    from heliostat.run.cluster import check_storage_is_shared
 
     folder = storage.prepared / plan.prepared_digest
     plan = replace(plan, columns=keep_tokenizers(plan.columns, storage.prepared))
     reused = is_prepared(plan, storage.prepared)
-    with connected(address) as cluster:
+    with cluster_at(address) as cluster:
         check_storage_is_shared(storage.root)
         prepared = prepare(plan, storage.prepared, int(cluster.cpus), _show)
     return folder, prepared.num_rows, reused

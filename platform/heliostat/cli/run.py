@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +23,7 @@ from heliostat.cli.stored import run_to_resume, stored_job
 from heliostat.processes import adopt_orphans
 from heliostat.report.console import Console
 from heliostat.report.lines import command_of
+from heliostat.report.live import Activity
 from heliostat.report.result import Result
 from heliostat.spec.load import Job
 from heliostat.storage.runs import storage_of
@@ -48,16 +50,20 @@ def command(
     """Run a job to its end in this process's Ray."""
     adopt_orphans()
     outlive_readers()
-    signals = click.get_current_context().meta[SIGNALS]
+    signals, console = click.get_current_context().meta[SIGNALS], Console()
     job, resume = _job(files, settings, resume, storage)
-    from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
+    with console.resting():
+        console.show(Activity("loading Ray", since=time.monotonic()))
+        from heliostat.run import run_job  # loads Ray: only once the job file is known to be right
 
-    result = run_job(job, run_id=run_id, resume=resume, address=address, signals=signals)
+        result = run_job(
+            job, run_id=run_id, resume=resume, address=address, console=console, signals=signals
+        )
     if as_json:
         print_json(asdict(result))
     else:
         print(f"{result.run}  {result.headline}", flush=True)
-    console = Console()
+    console.log = None  # the run's, which has ended
     console.line("next")
     for command in next_commands(result, storage_words(storage_of(job))):
         console.command(command)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heliostat.cli.waiting import cluster_at
 from heliostat.errors import Problem, UserError
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.runs import Storage
@@ -45,9 +46,9 @@ def scoring_tasks(
     if not (address or os.environ.get("RAY_ADDRESS")) and num_bytes < SMALL_BYTES:
         yield 0
         return
-    from heliostat.run.cluster import check_storage_is_shared, connected  # seconds of import
+    with cluster_at(address) as cluster:
+        from heliostat.run.cluster import check_storage_is_shared
 
-    with connected(address) as cluster:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             check_storage_is_shared(folder, "--out")

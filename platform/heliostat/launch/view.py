@@ -17,7 +17,7 @@ from heliostat.errors import (
 from heliostat.launch.clusters import Destination, destination
 from heliostat.launch.sent import Sent, all_sent, find_sent
 from heliostat.launch.target import find_cluster
-from heliostat.report.follow import new_lines, result_of
+from heliostat.report.follow import new_lines, result_of, resume_command
 from heliostat.report.result import Result
 from heliostat.spec.site import SiteSpec
 from heliostat.storage.files import write_json
@@ -124,7 +124,8 @@ class RunView:
             return f"{self.reference} has ended already: {state['status']}"
         if self.folder is not None:
             write_json(self.folder.stop_request, {"why": "heliostat stop"})
-            return f"{self.reference} will commit a checkpoint and stop"
+            again = resume_command(self.folder)
+            return f"{self.reference} will commit a checkpoint and stop. To continue it:\n  {again}"
         if self.cluster is not None and self.sent is not None:
             stopped = self.cluster.withdraw(self.sent.submission_id)
             if stopped:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
@@ -127,6 +128,14 @@ class Console:
         if self._live is not None:
             self._live.stop()
         self._live = self._shown = None
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Whatever happens in the block, nothing moves after it."""
+        try:
+            yield
+        finally:
+            self.rest()
 
     def _keep(self, text: str) -> None:
         """A line for the log; a terminal shows the same as what moves."""

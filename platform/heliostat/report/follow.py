@@ -16,6 +16,7 @@ from heliostat.errors import (
     UnknownOutcomeError,
 )
 from heliostat.report.console import Console
+from heliostat.report.lines import command_of
 from heliostat.report.result import Result
 from heliostat.storage.lines import tell_once
 from heliostat.storage.rows import line_fault
@@ -36,6 +37,7 @@ def follow(folder: RunFolder, console: Console) -> Result:
     Raises:
         HeliostatError: the run did not succeed; the kind says how it ended.
     """
+    console.rest()
     state = folder.read_state()
     if state["status"] in RUNNING_STATES:
         console.line(f"run       {folder.reference} is running elsewhere; following it")
@@ -77,3 +79,9 @@ def new_lines(
 
 def _later(text: str) -> None:
     """What is skipped now may be a line on its way; what stays is told at the end."""
+
+
+def resume_command(folder: RunFolder) -> str:
+    """The command that continues a run, from wherever it is given."""
+    storage = ("--storage", folder.storage.root)
+    return command_of("heliostat", "run", "--resume", folder.reference, *storage)

@@ -7,10 +7,11 @@ that its phase deserves, and then writes the run's last state and ends the proce
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
 
@@ -149,9 +150,17 @@ class Guardian:
             if is_closing and now - closing_since > CLOSING_SECONDS:
                 self._end(InterruptedRunError(f"Ray did not go down in {CLOSING_SECONDS:g} s"))
             error = None if self.record.is_over else self.reason()
+            if error and not since and self._patience() > 0:
+                # Beside this thread, which must not wait for a terminal or a storage.
+                threading.Thread(target=self._acknowledge, args=(error,), daemon=True).start()
             since = (since or now) if error else 0.0
             if error and now - since >= self._patience():
                 self._end(error)
+
+    def _acknowledge(self, error: HeliostatError) -> None:
+        again = "; Ctrl-C again ends it at once" if self.signals.number == signal.SIGINT else ""
+        with suppress(HeliostatError, OSError):
+            self.record.note(f"{error}: the run ends as soon as what is done is kept{again}")
 
     def _patience(self) -> float:
         if self.signals.is_urgent:

@@ -13,8 +13,8 @@ from typing import Any
 from heliostat.errors import FAILED, ArtifactError, HeliostatError, LeaseLostError, StorageError
 from heliostat.plan.memory import format_bytes
 from heliostat.report.console import Console, duration_text, metric_text, number_text
+from heliostat.report.follow import resume_command
 from heliostat.report.tensorboard import open_board
-from heliostat.run.closing import resume_command
 from heliostat.run.gauges import Gauges, NoGauges
 from heliostat.run.webhook import tell_webhook
 from heliostat.spec.job import JobSpec

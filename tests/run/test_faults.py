@@ -186,6 +186,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_resume_goes_on(place, undisturbed, 
     run.process.send_signal(signal.SIGINT)
     status, told = run.end()
     assert status == 3 and "stopped at step" in told and "Traceback" not in told
+    assert "error" not in told and "to continue" in told and "--resume fault/ctrl-c" in told
     assert read_json(run.folder / "state.json")["status"] == "STOPPED"
     done = heliostat("run", place(1), "--id", "ctrl-c", "--json")  # the same id goes on
     assert done.returncode == 0, done.stderr
@@ -201,12 +202,13 @@ def test_a_request_to_stop_and_a_second_driver(place, heliostat):
     storage = ("--storage", place.storage)
     assert "RUNNING" in heliostat("status", "fault/asked", *storage).stdout
     said = heliostat("stop", "fault/asked", *storage).stdout
-    assert "will commit a checkpoint and stop" in said
+    assert "will commit a checkpoint and stop" in said and "--resume fault/asked" in said
     assert run.end()[0] == 3
     status, told = second.end()
     assert status == 3 and "is running elsewhere; following it" in told
     followed = heliostat("logs", "-f", "fault/asked", *storage)
     assert followed.returncode == 3 and "committed step 100" in followed.stdout
+    assert "error" not in followed.stderr and "--resume fault/asked" in followed.stderr
 
 
 HANGING = """

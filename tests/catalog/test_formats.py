@@ -111,6 +111,8 @@ def test_a_filter_means_what_it_says(tmp_path, text):
         ("mnth < 3", "no column `mnth`"), ("month <", "is no condition"),
         ('month < "x"', "no kernel"), ("__import__(\"os\")", "not part of the language"),
         ("month", "filter expression must"), ("day > \"soon\"", "is no date"),
+        ("carrier == 3", "compares text with the number 3"), ("day == 3", "`3` is no date"),
+        ('day > "2013-01-01T00:00Z"', "has a time zone, the column has none"),
         ("x.real > 1", "not part of the language"), ("[x for x in month]", "not part"),
     ],
 )  # fmt: skip
@@ -118,6 +120,15 @@ def test_what_is_no_filter_is_refused(text, sentence):
     with pytest.raises(DataError) as caught:
         filter_expression(text, TABLE.schema)
     assert sentence.lower() in str(caught.value).lower()
+
+
+def test_a_filter_s_time_is_in_utc_where_the_column_has_a_zone(tmp_path):
+    times = [datetime.datetime(2020, 1, day, tzinfo=datetime.UTC) for day in (1, 2, 3)]
+    column = pa.array(times, pa.timestamp("ms", "Asia/Tokyo"))
+    pq.write_table(pa.table({"t": column}), tmp_path / "a.parquet")
+    for text in ('t >= "2020-01-02"', 't >= "2020-01-02T09:00+09:00"', 't in ["2020-01-02"]'):
+        found = rows_of(tmp_path, ["t"], text)["t"].to_pylist()
+        assert found == (times[1:2] if " in " in text else times[1:])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -12,7 +12,7 @@ import datetime
 import difflib
 import operator
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import pyarrow as pa
@@ -87,6 +87,19 @@ def _problem(message: str, hint: str = "") -> DataError:
     return DataError(Problem("data.filter", message, hint))
 
 
+def _moment(value: Any, zone: str | None) -> pa.Scalar:
+    """A time in words, for a column of times with a zone or without; without one it is in UTC."""
+    try:
+        moment = datetime.datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        raise _problem(f"`{value}` is no date", "write it like `2013-07-01`") from None
+    if zone is None and moment.tzinfo is not None:
+        raise _problem(f"`{value}` has a time zone, the column has none", "leave the zone out")
+    if zone is not None and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return pa.scalar(moment, pa.timestamp("us", zone))
+
+
 class _Builder:
     def __init__(self, text: str, schema: pa.Schema) -> None:
         self.text, self.schema = text, schema
@@ -120,16 +133,23 @@ class _Builder:
         if isinstance(op, (ast.In, ast.NotIn)):
             if not isinstance(right, (ast.List, ast.Tuple, ast.Set)):
                 raise self._refusal(right)
-            values = [self._constant(value, self._kind(left)) for value in right.elts]
-            inside = self._value(left).isin(values)
+            inside = self._inside(left, right.elts)
             return inside if isinstance(op, ast.In) else ~inside
         if isinstance(op, (ast.Is, ast.IsNot)):
             empty = self._value(left).is_null(nan_is_null=True)
             return empty if isinstance(op, ast.Is) else ~empty
-        kind = self._kind(left) or self._kind(right)
-        return COMPARISONS[type(op)](self._value(left, kind), self._value(right, kind))
+        type_ = self._type(left) or self._type(right)
+        return COMPARISONS[type(op)](self._value(left, type_), self._value(right, type_))
 
-    def _value(self, node: ast.expr, kind: str | None = None) -> Any:
+    def _inside(self, left: ast.expr, listed: list[ast.expr]) -> Any:
+        type_ = self._type(left)
+        values = [self._constant(value, type_) for value in listed]
+        if type_ is None or kind_of(type_) != "time" or not values:
+            return self._value(left).isin(values)
+        # Only one by one are times of other units compared.
+        return reduce(operator.or_, (self._value(left) == pc.scalar(v) for v in values))
+
+    def _value(self, node: ast.expr, type_: pa.DataType | None = None) -> Any:
         if isinstance(node, ast.Name) and node.id not in WORDS:
             if node.id not in self.schema.names:
                 close = difflib.get_close_matches(node.id, self.schema.names, n=1)
@@ -138,12 +158,14 @@ class _Builder:
                 raise _problem(f"the source has no column `{node.id}`", hint)
             return pc.field(node.id)
         if isinstance(node, ast.BinOp) and type(node.op) in SUMS:
-            return SUMS[type(node.op)](self._value(node.left, kind), self._value(node.right, kind))
+            return SUMS[type(node.op)](
+                self._value(node.left, type_), self._value(node.right, type_)
+            )
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return pc.scalar(0) - self._value(node.operand, kind)
-        return pc.scalar(self._constant(node, kind))
+            return pc.scalar(0) - self._value(node.operand, type_)
+        return pc.scalar(self._constant(node, type_))
 
-    def _constant(self, node: ast.expr, kind: str | None) -> Any:
+    def _constant(self, node: ast.expr, type_: pa.DataType | None) -> Any:
         if isinstance(node, ast.Name) and node.id in WORDS:
             return WORDS[node.id]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -153,16 +175,17 @@ class _Builder:
         value = node.value if isinstance(node, ast.Constant) else None
         if not isinstance(value, (int, float, str)):
             raise self._refusal(node)
-        if kind == "time" and isinstance(value, str):
-            try:
-                return datetime.datetime.fromisoformat(value)
-            except ValueError:
-                raise _problem(f"`{value}` is no date", "write it like `2013-07-01`") from None
+        kind = None if type_ is None else kind_of(type_)
+        if kind == "time":
+            return _moment(value, getattr(type_, "tz", None))
+        if kind == "category" and not isinstance(value, str):
+            hint = f'write it as it stands there, like `"{value}"` or `"0{value}"`'
+            raise _problem(f"compares text with the number {value}", hint)
         return value
 
-    def _kind(self, node: ast.expr) -> str | None:
+    def _type(self, node: ast.expr) -> pa.DataType | None:
         if isinstance(node, ast.Name) and node.id in self.schema.names:
-            return kind_of(self.schema.field(node.id).type)
+            return self.schema.field(node.id).type
         return None
 
     def _refusal(self, node: ast.expr) -> DataError:

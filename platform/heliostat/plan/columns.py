@@ -288,7 +288,8 @@ class _Resolver:
                 self.complain(key, what, f"{remedy}`{column.name}: category` to keep it text")
                 return None
         digits = column.digits and feature.type == "number"
-        if column.kind not in FITTING[feature.type] and not digits:
+        days = column.type.startswith("date") and feature.type == "category"
+        if column.kind not in FITTING[feature.type] and not (digits or days):
             what = f"column `{column.name}` is {column.type}, not a {feature.type}"
             self.complain(key, what, self._meant(column, feature.type))
             return None

@@ -246,4 +246,4 @@ def _watched(cluster: KubeRaySpec, name: str, version: str) -> Iterator[Mapping[
                 raise
             time.sleep(POLL_SECONDS)
         except (ValueError, TypeError):  # half a line of JSON
-            return
+            time.sleep(POLL_SECONDS)

@@ -63,8 +63,7 @@ def _existing(request: KubeRequest, cluster: KubeRaySpec, tell: Tell) -> dict[st
             status = KubeStatus.of(found)
             if not status.ended or status.state == "SUCCEEDED":
                 return found
-            for change in _changes(_patch_config(cluster, request.name, {}), request):
-                tell(f"{request.run} goes on with another job file: {change}")
+            _tell_changes(request, cluster, tell)
             delete(cluster, request.name)
         waiting.turn(found)
     return None
@@ -140,6 +139,17 @@ def _check_same_job(config: Mapping[str, Any], request: KubeRequest) -> None:
     if changes := _changes(config, request):
         what = f"{request.run} is there already, with another job file: {'; '.join(changes)}"
         raise UserError(Problem("--id", what, "take another id, or stop that run first"))
+
+
+def _tell_changes(request: KubeRequest, cluster: KubeRaySpec, tell: Tell) -> None:
+    """What a run that goes on has in its job file that it had not before."""
+    try:
+        changes = _changes(_patch_config(cluster, request.name, {}), request)
+    except LaunchError as error:
+        tell(f"whether its job file is the same cannot be seen: {error}")
+        return
+    for change in changes:
+        tell(f"{request.run} goes on with another job file: {change}")
 
 
 def _changes(config: Mapping[str, Any] | None, request: KubeRequest) -> list[str]:

@@ -45,7 +45,7 @@ bench: $(TOOLS)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo 'Installing heliostat and the libraries it stands on into $(VENV):'
-	@echo 'about 90 packages, 2 GB; two to five minutes, and seconds the next time.'
+	@echo 'about 100 packages, 2 GB; two to five minutes, and seconds the next time.'
 	$(INSTALL) --quiet pip
 	$(INSTALL) --editable '.[examples]'
 	@touch $@

@@ -21,7 +21,7 @@ from heliostat.errors import StoppedError
 from heliostat.plan.plan import plan_job
 from heliostat.plan.text import plan_text
 from heliostat.report.console import Console, Terminal, duration_text
-from heliostat.report.lines import command_lines, wrapped
+from heliostat.report.lines import as_typed, command_lines, wrapped
 from heliostat.report.live import Activity, Leaderboard, StepBar, TrialTable, table_lines
 from heliostat.report.overview import overview
 from heliostat.report.result import Result
@@ -231,6 +231,15 @@ def test_a_stop_is_no_error_and_says_how_to_go_on(monkeypatch, capsys):
     assert main._status_of(["run"]) == 3
     told = capsys.readouterr().err
     assert told == "stopped at step 30\nto continue\n  heliostat run a/job.yaml --resume a/b\n"
+
+
+def test_a_command_is_named_as_it_can_be_typed(monkeypatch, tmp_path):
+    (tmp_path / "heliostat").touch(0o755)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/heliostat", "run"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert as_typed("heliostat status") == "heliostat status"
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    assert as_typed("heliostat status") == ".venv/bin/heliostat status"
 
 
 def test_a_headline_rounds_and_names_its_split():

@@ -71,11 +71,11 @@ def command(
 
 def next_commands(result: Result, storage: Sequence[str]) -> Iterator[str]:
     """What is done with a finished run; capitals are for a person to fill in."""
-    yield command_of("heliostat", "report", result.run, *storage)
+    yield command_of("report", result.run, *storage)
     out = f"{result.name}-predictions"
-    yield command_of("heliostat", "predict", result.run, "--data", "SOURCE", "--out", out, *storage)
+    yield command_of("predict", result.run, "--data", "SOURCE", "--out", out, *storage)
     alias = f"{result.name}@production"
-    yield command_of("heliostat", "promote", result.run, alias, "--if-better", *storage)
+    yield command_of("promote", result.run, alias, "--if-better", *storage)
 
 
 def _job(

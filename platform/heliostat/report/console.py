@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from heliostat.report.lines import HANG, command_lines, encodable, wrapped
+from heliostat.report.lines import HANG, as_typed, command_lines, encodable, wrapped
 from heliostat.report.live import Activity, StepBar
 
 LINE_SECONDS, DETAIL_SECONDS = 1.0, 10.0  # between two lines of the same
@@ -77,7 +77,7 @@ class Console:
 
     def command(self, text: str) -> None:
         """A command for a person to copy; not kept."""
-        terminal = self.terminal
+        terminal, text = self.terminal, as_typed(text)
         self._print(command_lines(text, terminal.width) if terminal.is_seen else [f"  {text}"])
 
     def doing(self, text: str, detail: str = "") -> None:

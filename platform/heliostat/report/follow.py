@@ -84,4 +84,4 @@ def _later(text: str) -> None:
 def resume_command(folder: RunFolder) -> str:
     """The command that continues a run, from wherever it is given."""
     storage = ("--storage", folder.storage.root)
-    return command_of("heliostat", "run", "--resume", folder.reference, *storage)
+    return command_of("run", "--resume", folder.reference, *storage)

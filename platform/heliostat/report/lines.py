@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
 
+PROGRAM = "heliostat"
 HANG = 10  # where the values of `key       value` lines begin
 PLAIN_SIGNS = str.maketrans({"±": "+-", "…": "~", "–": "-", "×": "x"})
 
@@ -41,9 +45,17 @@ def command_lines(command: str, width: int, indent: int = 2) -> list[str]:
     return [*lines, line]
 
 
+def as_typed(command: str) -> str:
+    """A command of ours, by the name that this process was called by where no other is found."""
+    called = sys.argv[0]
+    if Path(called).name != PROGRAM or shutil.which(PROGRAM) is not None:
+        return command
+    return re.sub(rf"^{PROGRAM}(?= )", lambda _: shlex.quote(called), command)
+
+
 def command_of(*words: object) -> str:
-    """A command line that a shell reads as these words."""
-    return shlex.join(str(word) for word in words)
+    """Our command with these words, as a shell reads it."""
+    return shlex.join([PROGRAM, *map(str, words)])
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool], gap: int = 2) -> list[str]:

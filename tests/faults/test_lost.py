@@ -24,10 +24,6 @@ NETWORK = {
     "train": "train: {epochs: 20000, batch_size: 60}",
     "scale": "scale: {workers: 1, checkpoint: {every_steps: 100}}",
 }
-SWEEP = (
-    "tune: {search: random, trials: 2, concurrency: 1, fuse: false,"
-    " space: {train.optimizer.learning_rate: {low: 0.01, high: 0.1}}}"
-)
 
 
 class Running:
@@ -123,17 +119,3 @@ def test_a_stopped_worker_is_named_and_holds_up_nobody(start, workers):
     status, told, state = run.end()
     assert status == 5 and f"(process {pid} on " in told
     assert state["status"] == "INTERRUPTED" and "has not answered" in state["error"]
-
-
-def test_a_stopped_trial_is_told_from_one_without_a_place(start):
-    limits = "limits: {stall_minutes: 0.4}"
-    run = start(**NETWORK, tune=SWEEP, limits=limits)
-    curves = run.folder / "metrics"
-    run.wait_until(lambda: any(path.stat().st_size for path in curves.glob("trial-*.jsonl")))
-    [*_, pid] = run.below("ray::ResourceTrainable")
-    os.kill(pid, signal.SIGSTOP)
-    status, told, state = run.end()
-    assert status == 5 and state["status"] == "INTERRUPTED"
-    assert (
-        "no trial has moved for 0.4 minutes (`limits.stall_minutes`): the process of trial" in told
-    )

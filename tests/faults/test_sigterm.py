@@ -69,6 +69,7 @@ class Job:
             [sys.executable, "-m", "heliostat", "run", str(self.path), *settings,
              "--set", f"storage={self.storage}"],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
         )  # fmt: skip
 
     def said(self) -> list[dict[str, Any]]:
@@ -154,6 +155,6 @@ def terminated(job: Job, first: str, seconds: float) -> tuple[int, str, str]:
         threading.Event().wait(0.02)
     threading.Event().wait(seconds)
     last = job.said()[-1]["line"][:50]
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as a terminal, or `kill -- -PID`: to all of the group
     told, _ = process.communicate(timeout=SECONDS)
     return process.returncode, told, last

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from heliostat.data.inherit import DESCRIPTION
+from heliostat.errors import InterruptedRunError, StoppedError
 from heliostat.plan.fuse import Company
 from heliostat.plan.space import identity_of
 from heliostat.storage.files import write_json
 from heliostat.train.assignment import Assignment
+from heliostat.tune import keeper as keeper_module
 from heliostat.tune.keeper import Keeper
 from heliostat.tune.ledger import Ledger
 from heliostat.tune.order import Answer, Scoring
 from heliostat.tune.pause import Pause
 from heliostat.tune.search import ListedSearch
 from heliostat.tune.sweep import Sweep
-from heliostat.tune.work import FAILED, FINISHED, PAUSED
+from heliostat.tune.work import FAILED, FINISHED, PAUSED, STOPPED
 from tests.data.packing import plan_of
 
 TUNE = "tune: {trials: 8, concurrency: 2, space: {model.learning_rate: {low: 0.01, high: 0.5}}}"
@@ -45,7 +48,7 @@ class View:
 def kept(make_job, tmp_path):
     """A keeper over eight trials, of which up to `most` train together."""
 
-    def keep(most: int = 1, scores: bool = False, **parts: str) -> Keeper:
+    def keep(most: int = 1, scores: bool = False, stops: Any = (), **parts: str) -> Keeper:
         plan = plan_of(make_job(**{"tune": TUNE, **parts}))
         base = Assignment(
             job=plan.job.spec.model_dump(mode="json", by_alias=True), columns=plan.columns,
@@ -58,7 +61,7 @@ def kept(make_job, tmp_path):
             models=tmp_path / "models", checkpoints=tmp_path / "checkpoints",
             metrics_folder=tmp_path, company=lambda work: company,
             scoring=lambda best: Scoring(best.id, base, best.id) if scores else None, group=None, concurrency=2,
-            stop_requested=lambda: False, deadline=None, limit="", view=View(), pause=Pause(tmp_path / "pause.json"),
+            stop_requested=lambda: bool(stops), deadline=None, limit="", view=View(), pause=Pause(tmp_path / "pause.json"),
         )  # fmt: skip
         return Keeper(sweep)
 
@@ -177,3 +180,35 @@ def test_a_lane_that_finds_no_trial_scores_ahead_and_again_if_a_better_one_comes
         assert order.scoring.trial == keeper.best.id
         scored(keeper, order)
     assert keeper.scored.metrics["train"] == {"of": keeper.best.id}
+
+
+def test_what_is_in_training_commits_a_checkpoint_before_a_sweep_stops(kept, tmp_path):
+    stops: list[str] = []
+    keeper = kept(stops=stops)
+    orders = [keeper.next_order(), keeper.next_order()]
+    assert not keeper.should_end()
+    stops.append("now")
+    assert not keeper.should_end() and (tmp_path / "pause.json").is_file()
+    assert keeper.next_order() is None
+    finish(keeper, orders[0])  # one has come to its end just then, and counts
+    assert not keeper.should_end()
+    keeper.answered(orders[1].number, [Answer(STOPPED, 1, 0.5)])
+    assert keeper.should_end()
+    with pytest.raises(StoppedError, match="stopped after 1 of 8 trials"):
+        keeper.check_end()
+    again = kept()  # what was stopped is no outcome: it comes again
+    assert indices(again.next_order()) == indices(orders[1])
+
+
+@pytest.mark.parametrize("is_placed", [True, False])
+def test_a_trial_that_hangs_is_told_from_one_without_a_place(kept, monkeypatch, is_placed):
+    monkeypatch.setattr(keeper_module, "placement_sentence", lambda group: "no place")
+    keeper = kept(limits="limits: {stall_minutes: 0.0001}")
+    order = keeper.next_order()
+    keeper.placed = {order.number} if is_placed else set()
+    deadline = time.monotonic() + 60
+    while not keeper.should_end():
+        assert time.monotonic() < deadline
+    why = "the process of trial 0 hangs or is stopped" if is_placed else "no place"
+    with pytest.raises(InterruptedRunError, match=why):
+        keeper.check_end()

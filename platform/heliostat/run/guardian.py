@@ -181,5 +181,5 @@ class Guardian:
 
 def _is_of_ray(error: BaseException) -> bool:
     """Whether Ray itself failed, and not what it ran."""
-    kinds = ray.exceptions.RayError, TimeoutError
-    return isinstance(error, kinds) and not isinstance(error, ray.exceptions.RayTaskError)
+    is_task = isinstance(error, ray.exceptions.RayTaskError)
+    return isinstance(error, ray.exceptions.RayError) and not is_task

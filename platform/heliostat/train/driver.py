@@ -29,6 +29,7 @@ from heliostat.train.workers import ActorGroup, GroupSpec, Poll, WorkerGroup
 
 POLL_SECONDS = 0.05
 STOP_GRACE_SECONDS = 60.0
+NO_CHECKPOINT_GRACE_SECONDS = 3.0  # of a model that has none: it may just be done
 SILENT_GRACE_SECONDS = 5.0  # where a worker does not even answer
 ANSWER_SECONDS = 0.5
 
@@ -141,7 +142,7 @@ class _Driver:
         self.restarts = 0
         self.ending: HeliostatError | None = None
         self.ending_since = 0.0
-        self.is_silent = False
+        self.grace, self.is_silent = STOP_GRACE_SECONDS, False
 
     def finished(self, work: Work, assignment: Assignment) -> Finished:
         self.run(work, assignment)
@@ -152,6 +153,8 @@ class _Driver:
     def run(self, work: Work, assignment: Assignment) -> None:
         """Until all workers have ended: one that has stopped may be ahead of others."""
         self.group.run(work, assignment)
+        if assignment.spec.model.family == "classic":
+            self.grace = NO_CHECKPOINT_GRACE_SECONDS
         while True:
             poll = self.group.poll()
             self._pass_on(poll)
@@ -212,9 +215,9 @@ class _Driver:
         if reason is not None and self.ending is None:
             self.ending, self.ending_since = reason, now
             self.group.ask_stop()
-        grace = SILENT_GRACE_SECONDS if poll.silent else STOP_GRACE_SECONDS
+        grace = SILENT_GRACE_SECONDS if poll.silent else self.grace
         if self.ending is not None and now - self.ending_since > grace:
-            why = poll.silent or "the workers did not reach another checkpoint in time"
+            why = poll.silent or "the workers reached no other checkpoint in time"
             raise self._stopped(f"stopped; {why}")
 
 

@@ -25,7 +25,7 @@ from heliostat.tune.sweep import Sweep
 from heliostat.tune.work import CUT, FAILED, FINISHED, PAUSED, STOPPED, Ended, Outcome, Work
 
 MOST_HELD = 4_096
-PAUSE_SECONDS = 45.0  # for lanes to commit a checkpoint when the sweep must end
+PAUSE_SECONDS = 30.0  # for lanes to commit a checkpoint when the sweep must end
 LAG_PER_LANE = 2  # decisions in order wait for stragglers, but not for the very next outcome
 
 

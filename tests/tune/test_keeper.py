@@ -82,6 +82,16 @@ def scored(keeper, order) -> None:
     keeper.answered(order.number, [Answer(FINISHED, metrics=metrics)])
 
 
+def test_of_equal_scores_the_lower_log_loss_is_best_then_the_first_trial(kept):
+    keeper = kept()
+    losses = iter([0.4, 0.3, 0.3, 0.5])
+    while (loss := next(losses, None)) is not None:
+        order = keeper.next_order()
+        metrics = {"auc": 0.9, "log_loss": loss}
+        keeper.answered(order.number, [Answer(FINISHED, 1, 0.9, metrics)])
+    assert keeper.best.index == 1
+
+
 def test_a_trial_that_ran_out_of_memory_comes_again_when_nothing_else_runs(kept):
     keeper = kept()
     first, second = keeper.next_order(), keeper.next_order()

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from heliostat.spec.metrics import TIE_BREAKER
+
 Row = Mapping[str, Any]
 CONFIDENCE = 1.96  # deviations: 95 per cent, two-sided
 GROUPS = 5
@@ -17,11 +19,17 @@ GROUPS = 5
 
 def ranked(rows: Sequence[Row], goal: str) -> list[Row]:
     """Final rows of a ledger with a score, best first: those that went to their end, then the
-    others.
+    others; of equal scores the lower log loss, if there is one.
     """
     sign = -1.0 if goal == "max" else 1.0
     scored = [row for row in rows if row["status"] != "failed" and row["score"] is not None]
-    return sorted(scored, key=lambda row: (row["status"] != "finished", sign * row["score"]))
+
+    def place(row: Row) -> tuple[bool, float, float]:
+        tie = row.get("metrics", {}).get(TIE_BREAKER)
+        unknown = tie is None or not math.isfinite(tie)
+        return row["status"] != "finished", sign * row["score"], math.inf if unknown else tie
+
+    return sorted(scored, key=place)
 
 
 def num_alike(best_first: Sequence[Row]) -> int | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from heliostat.spec.base import Spec
 from heliostat.spec.data import DataSpec
-from heliostat.spec.metrics import DEFAULT_OBJECTIVE, METRICS, Goal
+from heliostat.spec.metrics import DEFAULT_OBJECTIVE, METRICS, TIE_BREAKER, Goal
 from heliostat.spec.model import Model
 from heliostat.spec.scale import LimitsSpec, ScaleSpec
 from heliostat.spec.short import short_for
@@ -84,6 +84,13 @@ class JobSpec(Spec):
         if self.objective is not None and self.objective.goal is not None:
             return self.objective.goal
         return METRICS[self.objective_metric].goal
+
+    @property
+    def tie_metric(self) -> str | None:
+        """What decides, lower being better, where the objective says equal; None: nothing does."""
+        metric = METRICS.get(self.objective_metric)
+        means_something = self.data.task in METRICS[TIE_BREAKER].tasks
+        return TIE_BREAKER if metric and metric.goal == "max" and means_something else None
 
     @property
     def most_folds_at_once(self) -> int:

@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     "perplexity": Metric("min", ("language",)),
 }
 
+TIE_BREAKER = "log_loss"  # tells apart what counts of rows and ranks take for equal
 DEFAULT_OBJECTIVE = {
     "regression": "rmse",
     "binary": "auc",

@@ -253,7 +253,8 @@ class _Trainer:
             self.data.reader.weights(rows),
         )
         score = metrics[self.spec.objective_metric]
-        self.progress = self.progress.after(score, self.round, self.spec.objective_goal)
+        tie = None if self.spec.tie_metric is None else metrics[self.spec.tie_metric]
+        self.progress = self.progress.after(score, self.round, self.spec.objective_goal, 0, tie)
         improved = self.progress.best_step == self.round
         if improved or self.spec.train.early_stopping is None:
             self.scores = scores

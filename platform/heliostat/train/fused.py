@@ -269,7 +269,8 @@ class _Cohort:
             )
             score = metrics[spec.objective_metric]
             goal = spec.objective_goal
-            member.progress = member.progress.after(score, self.step, goal, plateau[place])
+            tie = None if spec.tie_metric is None else metrics[spec.tie_metric]
+            member.progress = member.progress.after(score, self.step, goal, plateau[place], tie)
             improved = member.progress.best_step == self.step
             if improved or member.assignment.spec.train.early_stopping is None:
                 member.best_scores = scores[place]

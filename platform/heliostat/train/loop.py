@@ -262,7 +262,8 @@ class _Loop:
         metrics = self.task.evaluate()
         score = metrics[self.task.objective]
         before = self.progress
-        self.progress = before.after(score, self.step, self.task.goal, self.task.plateau)
+        tie = None if self.task.tie_metric is None else metrics[self.task.tie_metric]
+        self.progress = before.after(score, self.step, self.task.goal, self.task.plateau, tie)
         improved = self.progress.best_step == self.step
         progress = self.step // self.task.steps_per_unit
         epoch = self.step / self.task.steps_per_epoch

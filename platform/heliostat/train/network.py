@@ -121,6 +121,7 @@ def _task(
         plateau=schedule.patience,
         evaluate=lambda: validation_metrics(spec, data, learner.predictor, world),
         objective=spec.objective_metric,
+        tie_metric=spec.tie_metric,
         goal=spec.objective_goal,
         patience=early.patience if early else None,
         num_steps=num_steps,

@@ -88,8 +88,11 @@ def text_values(sums: Scores) -> dict[str, float]:
 
 
 def evaluated_metrics(spec: JobSpec) -> tuple[str, ...]:
-    """What is computed while training goes on: the objective and what the job asks for."""
-    return tuple(dict.fromkeys((spec.objective_metric, *spec.metrics)))
+    """What is computed while training goes on: the objective, what decides between equal scores,
+    and what the job asks for.
+    """
+    ties = () if spec.tie_metric is None else (spec.tie_metric,)
+    return tuple(dict.fromkeys((spec.objective_metric, *spec.metrics, *ties)))
 
 
 def validation_metrics(

@@ -14,6 +14,7 @@ from heliostat.spec.metrics import Goal
 class Progress:
     """The state of early stopping and of a schedule that waits for plateaus: a value, so that a
     checkpoint holds it whole. `num_drops` counts plateaus; `num_flat` the evaluations of this one.
+    `best_tie` is what decides, lower being better, between equal scores.
     """
 
     best_score: float | None = None
@@ -21,15 +22,19 @@ class Progress:
     num_worse: int = 0
     num_drops: int = 0
     num_flat: int = 0
+    best_tie: float | None = None
 
-    def after(self, score: float, step: int, goal: Goal, plateau: int = 0) -> Progress:
+    def after(
+        self, score: float, step: int, goal: Goal, plateau: int = 0, tie: float | None = None
+    ) -> Progress:
         """The state after one more evaluation; `plateau` of them without a better one are one. A
         score that is not finite is never best.
         """
         if math.isfinite(score) and (
-            self.best_score is None or better(score, self.best_score, goal)
+            self.best_score is None or better(score, self.best_score, goal, tie, self.best_tie)
         ):
-            return Progress(score, step, 0, self.num_drops, 0)
+            known = tie if tie is not None and math.isfinite(tie) else None
+            return Progress(score, step, 0, self.num_drops, 0, known)
         drop = self.num_flat + 1 == plateau
         return Progress(
             self.best_score,
@@ -37,6 +42,7 @@ class Progress:
             self.num_worse + 1,
             self.num_drops + drop,
             0 if drop else self.num_flat + 1,
+            self.best_tie,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -49,6 +55,14 @@ class Progress:
         return cls(**value)
 
 
-def better(score: float, other: float, goal: Goal) -> bool:
-    """Whether `score` beats `other`."""
+def better(
+    score: float,
+    other: float,
+    goal: Goal,
+    tie: float | None = None,
+    other_tie: float | None = None,
+) -> bool:
+    """Whether `score` beats `other`; of equal ones the lower tie wins, if both have one."""
+    if score == other:
+        return tie is not None and other_tie is not None and tie < other_tie
     return score > other if goal == "max" else score < other

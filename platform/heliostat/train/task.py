@@ -60,7 +60,8 @@ class Fit:
     """Everything the loop needs. `replica` is `model` wrapped for data parallelism, or itself.
 
     `batches(n)` yields from the n-th batch of the run on; lengths are in steps; `evaluate()`
-    gives validation metrics, the same on every rank; `rate(step, progress)` the learning-rate
+    gives validation metrics, the same on every rank, of which `objective` says what is better and
+    `tie_metric`, lower being better, where that is equal; `rate(step, progress)` the learning-rate
     factor; `plateau` evaluations without a better one count as a plateau. A step goes by
     `micro_rows` rows of a rank at a time (None: all), halved when memory runs out if
     `halves_micro_rows`; no rank has more than `most_rows` of a batch. It pauses at the first
@@ -86,6 +87,7 @@ class Fit:
     checkpoint_every: int | None
     randomness: Randomness
     seed: int
+    tie_metric: str | None = None
     clip_norm: float | None = None
     micro_rows: int | None = None
     halves_micro_rows: bool = False

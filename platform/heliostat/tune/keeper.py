@@ -348,9 +348,11 @@ class Keeper:
             if best is None or ranks[record.status] > ranks[best.status]:
                 self.best = record
             elif ranks[record.status] == ranks[best.status] and best.score is not None:
-                first = record.score == best.score and record.index < best.index
-                wins = first or better(record.score, best.score, self.sweep.goal)
-                self.best = record if wins else best
+                tie = self.sweep.plan.job.spec.tie_metric
+                ties = [None if tie is None else r.metrics.get(tie) for r in (record, best)]
+                first = (record.score, ties[0]) == (best.score, ties[1])
+                wins = better(record.score, best.score, self.sweep.goal, *ties)
+                self.best = record if wins or (first and record.index < best.index) else best
         self._drop_losers({record.id, best.id if best else record.id})
 
     def _drop_losers(self, trials: set[str]) -> None:

@@ -41,8 +41,8 @@ def read_groups(
             except (pa.ArrowException, OSError) as error:
                 place = f"{location}, record batch {index}"
                 raise DataError(Problem(place, f"is damaged: {error}")) from error
-            own = [name for name in names if name in table.column_names]
-            yield index, table.select(own)
+            known = set(table.column_names)
+            yield index, table.select([name for name in names if name in known])
 
 
 def read_column(location: str, name: str) -> Iterator[pa.ChunkedArray]:

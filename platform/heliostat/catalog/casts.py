@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
@@ -20,6 +22,8 @@ def cast_table(table: pa.Table, schema: pa.Schema, place: str) -> pa.Table:
     Raises:
         DataError: a value would change; `place`, which is the file, and the column are named.
     """
+    if table.schema.equals(schema):
+        return table
     columns = [_column(table, field, place) for field in schema]
     fitted = pa.schema(list(schema), metadata=table.schema.metadata)
     return pa.Table.from_arrays(columns, schema=fitted)
@@ -43,16 +47,36 @@ def cast_exactly(values: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray
     return cast
 
 
+def checkable(schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    """Those of some columns whose values `check_values` looks at."""
+    return [
+        name for name in names if _is_text(own := _own(schema.field(name).type)) or _is_time(own)
+    ]
+
+
 def check_values(table: pa.Table, place: str) -> None:
     """Raise DataError where a text is not UTF-8, or a time lies outside the years 1 to 9999; it
     names `place`, the column and the value.
     """
     for name, values in zip(table.column_names, table.columns, strict=True):
-        own = values.type.value_type if types.is_dictionary(values.type) else values.type
-        if types.is_string(own) or types.is_large_string(own):
+        own = _own(values.type)
+        if _is_text(own):
             _check_text(values, name, place)
-        elif (types.is_timestamp(own) and own.unit != "ns") or types.is_date(own):
+        elif _is_time(own):
             _check_time(values.cast(own), name, place)
+
+
+def _own(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if types.is_dictionary(type_) else type_
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(types.is_string(type_) or types.is_large_string(type_))
+
+
+def _is_time(type_: pa.DataType) -> bool:
+    """Whether a value may lie in a year that nobody means."""
+    return bool((types.is_timestamp(type_) and type_.unit != "ns") or types.is_date(type_))
 
 
 def _column(table: pa.Table, field: pa.Field, place: str) -> pa.ChunkedArray:

@@ -65,7 +65,8 @@ def read_tables(location: str, names: Sequence[str], layout: str) -> Iterator[pa
     read = ReadSpec.model_validate(settings)
     with _damage(location, read), open_file(location) as stream:
         dialect = look(stream, location, read)
-        wanted = [name for name in names if name in dialect.names]
+        known = set(dialect.names)
+        wanted = [name for name in names if name in known]
         keys = [str(dialect.names.index(name)) for name in wanted]
         schema = pa.schema([(name, TYPES[types[name]]) for name in wanted])
         if dialect.is_empty:

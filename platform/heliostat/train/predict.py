@@ -71,7 +71,7 @@ def open_prediction(
 
 def copy_notes(catalog: Catalog) -> Iterator[str]:
     """Which columns of a source do not lie beside the predictions as they are."""
-    kept = writable(catalog.schema).names
+    kept = set(writable(catalog.schema).names)
     for name, column in catalog.columns.items():
         why = f"({column.problem})" if column.problem else f"({column.type})"
         if name not in kept:

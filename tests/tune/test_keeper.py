@@ -222,3 +222,16 @@ def test_a_trial_that_hangs_is_told_from_one_without_a_place(kept, monkeypatch, 
     why = "the process of trial 0 hangs or is stopped" if is_placed else "no place"
     with pytest.raises(InterruptedRunError, match=why):
         keeper.check_end()
+
+
+def test_a_full_disk_ends_the_sweep_and_fails_no_trial(kept):
+    keeper = kept()
+    order, _ = keeper.next_order(), keeper.next_order()
+    full = "/s: cannot be written: No space left on device"
+    keeper.answered(order.number, [Answer(FAILED, error=full, interrupted=True)])
+    assert keeper.should_end() and keeper.next_order() is None
+    assert keeper.num_failed == 0 and not keeper.sweep.ledger.records
+    with pytest.raises(
+        InterruptedRunError, match="No space left on device; 0 of 8 trials are done"
+    ):
+        keeper.check_end()

@@ -1,4 +1,6 @@
-"""Output that a run outlives: of a terminal that was closed, or a pipe that nobody reads."""
+"""Streams of a process that was started without some, or outlives who reads them: a terminal that
+was closed, a pipe that nobody reads any more.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,26 @@ import sys
 from typing import Any, TextIO
 
 GONE = (errno.EIO, errno.EPIPE, errno.ENXIO, errno.EBADF, errno.ECONNRESET)
+
+
+def open_streams() -> None:
+    """Make the three standard streams be there: a file opened in the place of one that is closed
+    would get what libraries write to it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdin = sys.stdin or io.TextIOWrapper(
+        io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8"
+    )
+    sys.stdout = sys.stdout or _writer(1)
+    sys.stderr = sys.stderr or _writer(2)
+
+
+def _writer(number: int) -> TextIO:
+    return io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)), "utf-8")
 
 
 def outlive_readers() -> None:

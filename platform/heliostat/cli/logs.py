@@ -9,6 +9,7 @@ from collections.abc import Callable
 import click
 
 from heliostat.cli.options import open_storage, read_site, storage_option
+from heliostat.errors import UnknownOutcomeError
 from heliostat.storage.runs import Storage
 
 
@@ -32,8 +33,14 @@ def show_logs(storage: Storage, run: str, follow: bool, show: Callable[[str], No
     from heliostat.launch.view import find_run
 
     view = find_run(storage, read_site(), run)
-    for line in view.lines(follow):
-        show(line)
-        sys.stdout.flush()
+    try:
+        for line in view.lines(follow):
+            show(line)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not follow:
+            raise
+        what = "nobody reads any more; how the run ends is not known here"
+        raise UnknownOutcomeError(f"{view.reference}: {what}") from None
     if follow:
         find_run(storage, read_site(), run).result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import json
@@ -9,15 +10,17 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
 from heliostat.cli.examples import examples_of
+from heliostat.cli.lasting import open_streams, outlive_readers
 from heliostat.errors import FAILED, SUCCEEDED, WRONG_INPUT, HeliostatError, StoppedError, UserError
 from heliostat.processes import kill_workers
 from heliostat.signals import Signals
-from heliostat.storage.files import finite
+from heliostat.storage.files import NO_ROOM, finite
 
 LAST_WORDS_SECONDS = 2.0
 RUNNING = ("run", "prepare")  # they end by a signal with an exit status of their own
@@ -76,22 +79,43 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its status."""
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a name that the terminal has no letters for
+    words = sys.argv[1:] if arguments is None else arguments
+    if not {"logs", "--wait"} & set(words):  # what follows a run ends with who reads
+        outlive_readers()
     status = _status_of(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            status = status or _unwritten(error)
     # Taking the interpreter down with Ray, pandas and their threads loaded takes a second in
     # which nothing of ours is left to do: Ray is shut down and every file is published.
     os._exit(status)
 
 
+def _unwritten(error: OSError) -> int:
+    """The exit status where what a verb says could not be written."""
+    if error.errno == errno.EPIPE:
+        return SUCCEEDED  # who reads has had enough
+    with suppress(OSError):
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr, flush=True)
+    return FAILED
+
+
 def _status_of(arguments: list[str] | None) -> int:
     """Run the verb; its exit status, with errors told on stderr."""
     debug = "--debug" in (arguments if arguments is not None else sys.argv)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        _tell(UserError("the working directory is gone; change into one that exists"))
+        return WRONG_INPUT
     try:
         result = cli.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -101,6 +125,8 @@ def _status_of(arguments: list[str] | None) -> int:
         return WRONG_INPUT
     except click.Abort:
         return 130
+    except SystemExit:  # click's answer to a pipe that nobody reads
+        return SUCCEEDED
     except HeliostatError as error:
         if debug:
             traceback.print_exc()
@@ -110,6 +136,8 @@ def _status_of(arguments: list[str] | None) -> int:
         # A bug of ours, or of a library: one sentence, and the way to see the rest.
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+            return _unwritten(error)
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         print("hint: `heliostat --debug ...` shows where", file=sys.stderr)
         return FAILED

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import click
 
-from heliostat.cli.lasting import outlive_readers
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, read_job
 from heliostat.cli.waiting import cluster_at
@@ -44,7 +43,6 @@ def command(
     if run_id is not None or wait:
         raise UserError(Problem("--id, --wait", "mean nothing without `--to`"))
     adopt_orphans()
-    outlive_readers()
     folder, num_rows, reused = _prepare(job, address)
     if as_json:
         print_json({"folder": str(folder), "rows": num_rows, "reused": reused})

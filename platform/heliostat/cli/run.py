@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from heliostat.cli.lasting import outlive_readers
 from heliostat.cli.main import SIGNALS, print_json
 from heliostat.cli.options import (
     job_options,
@@ -49,7 +48,6 @@ def command(
 ) -> None:
     """Run a job to its end in this process's Ray."""
     adopt_orphans()
-    outlive_readers()
     signals, console = click.get_current_context().meta[SIGNALS], Console()
     job, resume = _job(files, settings, resume, storage)
     with console.resting():

@@ -283,13 +283,19 @@ def private_token() -> None:
     """Make Ray's token file before Ray does, readable by its owner alone (Ray writes 0644)."""
     if any(os.environ.get(key) for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         return
-    path = Path.home() / ".ray" / "auth_token"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    token = secrets.token_hex(32)
     try:
+        path = Path.home() / ".ray" / "auth_token"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path.exists():
+            if path.stat().st_uid == os.getuid():
+                path.chmod(0o600)
+            return
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        if path.stat().st_uid == os.getuid():
-            path.chmod(0o600)
+        return  # another process was first
+    except (OSError, RuntimeError):  # no home, or none that can be written
+        os.environ["RAY_AUTH_TOKEN"] = token
         return
     with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(32))
+        file.write(token)

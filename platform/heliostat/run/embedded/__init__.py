@@ -25,6 +25,7 @@ LOOPBACK = "127.0.0.1"
 GCS_WAIT = "RAY_gcs_server_port_wait_time_s"
 LOOK_SECONDS = 0.02
 HERE = Path(__file__).parent
+SHARED_MEMORY = "/dev/shm"  # where it cannot be written, objects lie on the disk
 
 
 def start_one_node(cpus: int, meanwhile: Callable[[], None], up_seconds: float) -> None:
@@ -42,6 +43,7 @@ def start_one_node(cpus: int, meanwhile: Callable[[], None], up_seconds: float) 
             address="local",
             num_cpus=cpus,
             _memory=machine_memory_bytes(),
+            _plasma_directory=None if os.access(SHARED_MEMORY, os.W_OK) else str(private_folder()),
             include_dashboard=False,
             _node_ip_address=LOOPBACK,
             _temp_dir=str(private_folder() / "ray"),

@@ -263,3 +263,11 @@ def test_an_index_without_a_name_is_an_index(tmp_path):
         rows = "".join(",".join(str(i) for _ in names.split(",")) + "\n" for i in range(3))
         (tmp_path / "a.csv").write_text(f"{names}\n{rows}")
         assert set(names.split(",")) - read_catalog(str(tmp_path)).index == {"a", "y"}
+
+
+def test_an_encoding_that_utf_8_is_taken_for_is_noticed(tmp_path):
+    (tmp_path / "a.csv").write_text("prénom,y\nZoé,1\n", encoding="utf-8")
+    with pytest.raises(SettingError, match="its bytes are UTF-8; leave `encoding` out") as caught:
+        read_catalog(str(tmp_path), ReadSpec(encoding="latin-1"))
+    better = ReadSpec.model_validate(caught.value.settings)
+    assert rows_of(tmp_path, better).column_names == ["prénom", "y"]

@@ -198,7 +198,10 @@ def test_how_delimited_text_is_read_is_checked(make_job, tmp_path, table):
     assert 'write `data.read: {missing: ["?"]}`' in text
     assert "`code`" not in text and "`kind`" not in text
     text = refusal(job("{code: number}"))
-    assert "`code` is string, not a number; a number would not keep values like `007`" in text
+    assert (
+        "`code` is string, not a number; a number would not keep values like `007` as they are: write `code: category`"
+        in text
+    )
     text = refusal(job("{code: auto}", target="rent"))
     assert "`rent` is string; a regression needs numbers; its values are numbers with `,`" in text
     plan = plan_job(load_job(job("{kind: auto, code: auto, rent: category}")))

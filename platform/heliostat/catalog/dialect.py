@@ -90,7 +90,7 @@ def _sample(
 
 
 def _decoded(raw: bytes, is_whole: bool, location: str, read: ReadSpec) -> str:
-    is_utf8 = codecs.lookup(read.encoding).name == "utf-8"
+    is_utf8 = codecs.lookup(read.encoding).name in ("utf-8", "utf-8-sig")
     decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8 else read.encoding)()
     try:
         text = decoder.decode(raw, is_whole)
@@ -98,7 +98,19 @@ def _decoded(raw: bytes, is_whole: bool, location: str, read: ReadSpec) -> str:
         raise encoding_problem(location, read) from None
     if "\0" in text:
         raise encoding_problem(location, read)
+    if not text.isascii() and not is_utf8 and _is_utf8(raw):
+        hint = "leave `encoding` out, or write"
+        raise _wrong(location, "its bytes are UTF-8", {"encoding": "utf-8"}, hint)
     return text
+
+
+def _is_utf8(raw: bytes) -> bool:
+    """Whether bytes are UTF-8, perhaps cut; text in another encoding hardly ever is, by chance."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(raw)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in raw
 
 
 def _likely_encoding(raw: bytes) -> str:
@@ -107,12 +119,10 @@ def _likely_encoding(raw: bytes) -> str:
         return "utf-16"
     if b"\0" in raw:
         return "utf-16-be" if raw[0] == 0 else "utf-16-le"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(raw)
-    except UnicodeDecodeError:
-        is_windows = any(0x80 <= byte < 0xA0 for byte in set(raw))
-        return "cp1252" if is_windows and not UNDEFINED_IN_CP1252 & set(raw) else "latin-1"
-    return "utf-8"
+    if _is_utf8(raw):
+        return "utf-8"
+    is_windows = any(0x80 <= byte < 0xA0 for byte in set(raw))
+    return "cp1252" if is_windows and not UNDEFINED_IN_CP1252 & set(raw) else "latin-1"
 
 
 def _rows(text: str, delimiter: str, is_whole: bool) -> tuple[list[list[str]], bool]:

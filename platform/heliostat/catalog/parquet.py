@@ -173,7 +173,8 @@ def _raw_footer(file: Any, location: str) -> bytes:
         what = (
             "is a Parquet file cut short: its footer is missing" if cut else "is not a Parquet file"
         )
-        raise DataError(Problem(location, what))
+        hint = "" if cut else "delimited text is read from .csv and .tsv, JSON lines from .jsonl"
+        raise DataError(Problem(location, what, hint))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > size - 4:
         raise DataError(Problem(location, "has a damaged Parquet footer: its length is impossible"))

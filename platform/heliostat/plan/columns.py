@@ -263,7 +263,7 @@ class _Resolver:
         doubt = self.catalog.doubts.get(column.name)
         if doubt is None or wanted not in ("target", "number"):
             return ""
-        return f"{doubt.what}: {doubt.remedy}" if doubt.remedy else doubt.what
+        return f"{doubt.what}: {doubt.remedy or f'write `{column.name}: category`'}"
 
     def _input(self, key: str, column: Column, feature: Any) -> InputColumn | None:
         if column.problem is not None:

@@ -93,7 +93,9 @@ class SweepBoard:
             self._unranked[record.id] = None
 
     def _title(self) -> str:
-        parts = [f"{self._num_done} of {self._total} trials", f"{self._num_running} running"]
+        # A lane may still score what has ended.
+        num_running = min(self._num_running, max(0, self._total - self._num_done))
+        parts = [f"{self._num_done} of {self._total} trials", f"{num_running} running"]
         parts += [f"{self._ended[s]} {s}" for s in (CUT, "failed") if self._ended[s]]
         eta = self._record.eta_seconds
         if eta is not None and self._num_done < self._total:

@@ -151,27 +151,20 @@ def test_a_watch_survives_cut_streams_and_expired_versions(server):
     server.api.put(key, {"apiVersion": "ray.io/v1", "kind": "RayJob",
                          "metadata": {"name": "one", "namespace": "ml", "uid": "u"}}, "ADDED")  # fmt: skip
 
-    def play() -> None:
-        for step, status in enumerate(
-            [
-                ("Initializing", ""),
-                ("Running", "PENDING"),
-                ("Running", "RUNNING"),
-                ("Complete", "SUCCEEDED"),
-            ]
-        ):
-            threading.Event().wait(0.7)
-            if step == 1:
-                server.api.cut_streams = 1
-            if step == 2:
-                server.api.oldest = server.api.version + 1  # what is known is too old
-            server.api.set_status(key, jobDeploymentStatus=status[0], jobStatus=status[1])
-            server.api.oldest = min(server.api.oldest, server.api.version)
-
-    thread = threading.Thread(target=play)
-    thread.start()
-    seen = [s.state for s in kube.changes(cluster, "one", lambda: False)]
-    thread.join()
+    steps = [
+        ("Initializing", ""), ("Running", "PENDING"), ("Running", "RUNNING"), ("Complete", "SUCCEEDED")
+    ]  # fmt: skip
+    seen = []
+    for status in kube.changes(cluster, "one", lambda: False):
+        seen.append(status.state)
+        if len(steps) == 3:
+            server.api.cut_streams = 1
+        if len(steps) == 2:
+            server.api.oldest = server.api.version + 1  # what is known is too old
+        if steps:
+            deployment, job = steps.pop(0)
+            server.api.set_status(key, jobDeploymentStatus=deployment, jobStatus=job)
+    assert not steps
     assert seen[0] == "PENDING" and seen[-1] == "SUCCEEDED" and seen.index("RUNNING") > 0
     assert [s for i, s in enumerate(seen) if s != seen[i - 1] or i == 0] == seen[:1] + [
         "RUNNING", "SUCCEEDED"

@@ -16,7 +16,8 @@ from heliostat.launch.rayjob import GROUP, PLURAL, VERSION
 from heliostat.spec.kuberay import KubeRaySpec
 from heliostat.storage.lines import split_lines
 
-WATCH_SECONDS, POLL_SECONDS, REASON_SECONDS, PATIENCE_SECONDS = 2, 1.0, 5.0, 300.0
+WATCH_SECONDS, CUT_SECONDS, POLL_SECONDS = 2, 0.1, 1.0
+REASON_SECONDS, PATIENCE_SECONDS = 5.0, 300.0
 FAILED_BEFORE = {"Failed", "ValidationFailed"}
 ENDED = FAILED_BEFORE | {"Complete"}
 
@@ -244,6 +245,6 @@ def _watched(cluster: KubeRaySpec, name: str, version: str) -> Iterator[Mapping[
         except ApiException as error:
             if error.status != 410:  # the version is too old: look again
                 raise
-            time.sleep(POLL_SECONDS)
+            time.sleep(CUT_SECONDS)
         except (ValueError, TypeError):  # half a line of JSON
-            time.sleep(POLL_SECONDS)
+            time.sleep(CUT_SECONDS)

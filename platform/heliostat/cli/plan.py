@@ -6,6 +6,7 @@ import click
 
 from heliostat.cli.main import print_json
 from heliostat.cli.options import job_options, open_storage, read_job, read_site
+from heliostat.data.inspect import inspected
 from heliostat.errors import LaunchError
 from heliostat.plan.capacity import lacking_here
 from heliostat.plan.plan import Plan, plan_job
@@ -27,7 +28,7 @@ def command(
 ) -> None:
     """Check everything that can be checked before a worker starts, and show the sums."""
     job = read_job(files, settings)
-    plan = plan_job(job)
+    plan = inspected(plan_job(job))
     placed = _placed(job, target) if target is not None else ""
     missing = [] if target is not None else lacking_here(plan)
     if run is not None:

@@ -30,6 +30,7 @@ from heliostat.plan.inputs import InputColumn
 from heliostat.spec.job import JobSpec
 
 MAX_CATEGORIES = 1_000_000
+MOST_CLASSES = 20  # with more numbers than that, a target is seldom one of classes
 ROWS_AT_ONCE = 1 << 20
 Rows = npt.NDArray[np.int64]
 
@@ -293,7 +294,7 @@ def _fit_target(known: Statistics, columns: Columns, spec: JobSpec) -> TargetTra
         offset, scale = float(moments.mean[0]), float(moments.deviation[0]) or 1.0
         return TargetTransform(name, (), offset, scale, columns.target_type, (), spec.data.weight)
     counts = known.values[name]
-    classes = _ordered_classes(tuple(counts), spec)
+    classes = ordered_classes(tuple(counts), spec)
     weights = _class_weights(spec, {name: counts[name] for name in classes})
     return TargetTransform(name, classes, 0.0, 1.0, columns.target_type, weights, spec.data.weight)
 
@@ -312,7 +313,12 @@ def _class_weights(spec: JobSpec, counts: dict[str, int]) -> tuple[float, ...]:
     return tuple(named.get(name, 1.0) for name in counts)
 
 
-def _ordered_classes(classes: tuple[str, ...], spec: JobSpec) -> tuple[str, ...]:
+def ordered_classes(classes: tuple[str, ...], spec: JobSpec) -> tuple[str, ...]:
+    """The classes in the order of their codes; of two, the positive one last.
+
+    Raises:
+        DataError: they do not fit the task.
+    """
     if spec.data.task == "multiclass":
         if len(classes) < 2:
             raise DataError(_class_problem(spec, classes, "at least two classes"))
@@ -353,4 +359,12 @@ def _class_problem(spec: JobSpec, classes: tuple[str, ...], needed: str) -> Prob
         "data.target",
         f"`{spec.data.target}` has {len(classes)} classes in the training rows ({shown}); "
         f"task `{spec.data.task}` needs {needed}",
+        _other_task(classes),
     )
+
+
+def _other_task(classes: tuple[str, ...]) -> str:
+    if len(classes) < 2:
+        return "there is nothing to learn; name another target, or take more rows"
+    are_numbers = len(classes) > MOST_CLASSES and all(_natural(text)[0] == 0 for text in classes)
+    return f"write `task: {'regression' if are_numbers else 'multiclass'}`, or name another target"

@@ -177,12 +177,12 @@ def _target_of(target: TargetTransform, shard: Packed) -> Callable[[Rows], npt.N
 
 def check_classes(reader: RowReader, rows: Rows, side: str) -> None:
     """Every class of a side must be among the training rows' classes."""
-    if reader.encoder.target.classes and (reader.targets(rows) < 0).any():
+    if reader.encoder.target.classes and (unseen := int((reader.targets(rows) < 0).sum())):
         name = reader.encoder.target.name
         raise DataError(
             Problem(
                 "data.target",
-                f"the {side} rows hold a class of `{name}` that no training row has",
+                f"{unseen:,} {side} rows hold a class of `{name}` that no training row has",
                 "split with `method: stratified`, or drop the rare classes",
             )
         )

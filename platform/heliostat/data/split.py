@@ -19,6 +19,7 @@ from heliostat.data.labels import Kept, Labels, by_rank, by_row, by_value, times
 from heliostat.data.prepared import Prepared
 from heliostat.data.ranks import Counts
 from heliostat.data.times import NONE, TEST, TRAIN, VALIDATION, sides_by_time
+from heliostat.data.together import cause_of, remedy_of
 from heliostat.errors import DataError, Problem
 from heliostat.plan.columns import Columns
 from heliostat.plan.counts import SIDES, share_count
@@ -101,18 +102,42 @@ def split_rows(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) 
     """
     final = prepared.folder / "splits" / _split_digest(columns, data, seed)
     if not (final / MANIFEST).exists():
-        cleaned = clean_rows(prepared, columns, data.clean)
-        sides = np.full(prepared.num_rows, NONE, np.int8)
-        kept = Kept(prepared, cleaned.keep)
-        kept.spread(_sides(kept, columns, data, seed), sides)
-        counts = _counted(sides)
-        if outside := len(kept) - int(counts[:NONE].sum()):
-            cleaned.dropped["in a gap of the time split"] = outside
-        _check_counts(prepared, data, counts, cleaned)
-        if prepared.stream is not None:  # what it dropped never came here
-            cleaned.dropped.update(prepared.stream.dropped)
+        sides, cleaned = _assigned(prepared, columns, data, seed)
         _publish(final, prepared, columns, data, seed, sides, cleaned)
     return SplitRows.open(final)
+
+
+def split_in_memory(prepared: Prepared, columns: Columns, data: DataSpec, seed: int) -> SplitRows:
+    """The same split, kept nowhere.
+
+    Raises:
+        DataError: as `split_rows` does.
+    """
+    sides, cleaned = _assigned(prepared, columns, data, seed)
+    rows = {side: np.flatnonzero(sides == number) for number, side in enumerate(SIDES)}
+    roles = None
+    if data.num_folds is not None:
+        kept = Kept(prepared, sides == TRAIN)
+        roles = np.concatenate(list(roles_of(kept, columns, data, seed, data.num_folds)), 1)
+        _check_folds(roles, data.num_folds)
+    return SplitRows(prepared.folder, rows, cleaned.dropped, roles)
+
+
+def _assigned(
+    prepared: Prepared, columns: Columns, data: DataSpec, seed: int
+) -> tuple[npt.NDArray[np.int8], CleanRows]:
+    """The side of every row, and which rows take part."""
+    cleaned = clean_rows(prepared, columns, data.clean)
+    sides = np.full(prepared.num_rows, NONE, np.int8)
+    kept = Kept(prepared, cleaned.keep)
+    kept.spread(_sides(kept, columns, data, seed), sides)
+    counts = _counted(sides)
+    if outside := len(kept) - int(counts[:NONE].sum()):
+        cleaned.dropped["in a gap of the time split"] = outside
+    _check_counts(kept, columns, data, counts, cleaned)
+    if prepared.stream is not None:  # what it dropped never came here
+        cleaned.dropped.update(prepared.stream.dropped)
+    return sides, cleaned
 
 
 def _split_digest(columns: Columns, data: DataSpec, seed: int) -> str:
@@ -178,16 +203,20 @@ def _ranked(parts: Labels) -> Labels:
 def held_out(sizes: Counts, split: FractionSplit) -> Counts:
     """[classes, 2] rows for test and for validation: exact in all, one at most off in a class."""
     validation = 0.0 if split.folds is not None else split.validation
-    test = _shares(sizes, split.test)
-    return np.stack([test, np.minimum(_shares(sizes, validation), sizes - test)], 1)
+    test = _shares(sizes, split.test, sizes - 1)
+    return np.stack(
+        [test, np.minimum(_shares(sizes, validation, sizes - 1 - test), sizes - test)], 1
+    )
 
 
-def _shares(sizes: Counts, fraction: float) -> Counts:
-    """Whole shares of each class that add up to the share of the whole (largest remainder)."""
+def _shares(sizes: Counts, fraction: float, most: Counts) -> Counts:
+    """Whole shares of each class that add up to the share of the whole (largest remainder), and
+    are `most`, which leaves a row to train on, at most: but for as many as there is no other way.
+    """
     total = share_count(int(sizes.sum()), fraction)
     exact = sizes * fraction
     shares = np.floor(exact).astype(np.int64)
-    largest = np.argsort(shares - exact, kind="stable")
+    largest = np.lexsort((shares - exact, shares >= most))
     shares[largest[: total - int(shares.sum())]] += 1
     return shares
 
@@ -272,8 +301,11 @@ def _packed_kinds_of(block: Roles, kinds: dict[bytes, int]) -> PartLabels:
     return table[codes]
 
 
-def _check_counts(prepared: Prepared, data: DataSpec, counts: Counts, cleaned: CleanRows) -> None:
+def _check_counts(
+    kept: Kept, columns: Columns, data: DataSpec, counts: Counts, cleaned: CleanRows
+) -> None:
     """No side that was asked for is empty, and every row is on a side or counted as dropped."""
+    prepared = kept.prepared
     out, dropped = int(counts[:NONE].sum()), sum(cleaned.dropped.values())
     assert out + dropped == prepared.num_rows, (out, dropped, prepared.num_rows)
     has_folds = data.num_folds is not None
@@ -284,8 +316,8 @@ def _check_counts(prepared: Prepared, data: DataSpec, counts: Counts, cleaned: C
                 Problem(
                     "data.split",
                     f"the {side} side is empty: {prepared.num_rows - dropped:,} rows take part, "
-                    f"{dropped:,} were dropped in cleaning",
-                    "enlarge its share, or clean less",
+                    f"{dropped:,} were dropped in cleaning{cause_of(kept, columns, data)}",
+                    remedy_of(data),
                 )
             )
 

@@ -106,6 +106,13 @@ def _metrics(job: Job) -> Iterator[Problem]:
                 f"means nothing for task `{spec.data.task}`" if name in METRICS else "is not known"
             )
             yield job.problem(key, f"metric `{name}` {what}", f"one of: {', '.join(possible)}")
+    objective = spec.objective
+    if objective is not None and objective.metric in METRICS:
+        usual = METRICS[objective.metric].goal
+        if objective.goal not in (None, usual):
+            better = "lower" if usual == "min" else "higher"
+            what = f"`{objective.goal}`: of `{objective.metric}`, {better} is better"
+            yield job.problem("objective.goal", what, f"write `{usual}`, or leave it out")
 
 
 def _train_keys(job: Job) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from heliostat.catalog.catalog import Catalog, combined, read_catalog
@@ -172,6 +172,17 @@ def plan_job(job: Job) -> Plan:
             *_stream_notes(spec.data),
             *_text_notes(spec.data),
         ),
+        unchecked=_unchecked(counts),
+    )
+
+
+def with_counts(plan: Plan, counts: SplitCounts, notes: tuple[str, ...]) -> Plan:
+    """The plan with the rows of each side counted, and what was noticed on the way."""
+    return replace(
+        plan,
+        counts=counts,
+        batches=_batches(plan.job, counts),
+        notes=(*plan.notes, *notes),
         unchecked=_unchecked(counts),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ruamel.yaml import YAML
 
 from heliostat.catalog.code import CODE_FOLDER, code_digest, code_files, copy_code
+from heliostat.data.inspect import is_small
 from heliostat.data.prepare import is_prepared, prepare
+from heliostat.data.prepared import Prepared
+from heliostat.data.split import split_rows
+from heliostat.data.targets import check_split
 from heliostat.data.text import keep_tokenizers
 from heliostat.data.units import units_of
 from heliostat.errors import HeliostatError
@@ -45,6 +47,7 @@ from heliostat.run.limits import deadline_of
 from heliostat.run.record import RunRecord
 from heliostat.signals import Signals
 from heliostat.spec.load import Job
+from heliostat.spec.yaml import yaml_text
 from heliostat.storage.cache import local_copy
 from heliostat.storage.files import write_bytes, write_json
 from heliostat.storage.folders import publish_folder, remove_folder, staged
@@ -58,7 +61,6 @@ from heliostat.train.workers import WorkerGroup
 
 SMALL_SOURCE_UNITS = 8
 PREPARING = "preparing the data"
-MOST_BYTES_HERE = 32 * 2**20  # of a source that this process packs itself
 
 
 def run_job(
@@ -148,6 +150,7 @@ class _Run:
         self.console, self.clock, self.address, self.claim = console, clock, address, claim
         self.record = RunRecord(self.folder, lease, console, self.spec)
         self.lease, self.signals = lease, signals
+        self._copy: Prepared | None = None
         deadline = deadline_of(self.spec.limits, clock.started, time.monotonic(), 0)
         self.guardian = Guardian(self.record, signals, deadline)
 
@@ -172,6 +175,9 @@ class _Run:
         self._write_plan()
         self.console.line(f"run       {self.folder.reference} in {self.storage.root}")
         self.console.block(plan_text(self.plan))
+        # What a small source holds, and whether a model can be learned from it, is known at once.
+        known = is_small(self.plan) or is_prepared(self.plan, self.storage.prepared)
+        self._copy = self._prepared_copy(0) if known else None
         importing = imports_ahead(self.spec)
         self.console.doing(what_starts(self.address))
         with self._phase("start"):
@@ -254,18 +260,8 @@ class _Run:
 
     def _prepare(self, cluster: Cluster) -> Assignment:
         plan = self.plan
-        reused = is_prepared(plan, self.storage.prepared)
-        if not reused:
-            self.console.doing(PREPARING)
-        with self._phase("prepare"):
-            tasks = self._data_tasks(cluster)
-            prepared = prepare(
-                plan, self.storage.prepared, tasks, self._preparing, self.guardian.check
-            )
+        prepared = self._copy or self._prepared_copy(self._data_tasks(cluster))
         fetch_ahead(self.storage.prepared / plan.prepared_digest)
-        seconds = duration_text(self.clock.seconds["prepare"])
-        how = "found prepared" if reused else f"prepared in {seconds}"
-        self.console.line(f"data      {prepared.num_rows:,} rows {how}")
         assignment = Assignment(
             job=self.spec.model_dump(mode="json", by_alias=True),
             columns=plan.columns,
@@ -290,15 +286,31 @@ class _Run:
         self.console.doing("starting the first trials" if self.spec.tune else "starting to train")
         return assignment
 
+    def _prepared_copy(self, num_tasks: int) -> Prepared:
+        """The prepared copy, made by so many tasks or in this process; its split fits the job."""
+        plan, spec = self.plan, self.spec
+        reused = is_prepared(plan, self.storage.prepared)
+        if not reused:
+            self.console.doing(PREPARING)
+        with self._phase("prepare"):
+            prepared = prepare(
+                plan, self.storage.prepared, num_tasks, self._preparing, self.guardian.check
+            )
+        seconds = duration_text(self.clock.seconds["prepare"])
+        how = "found prepared" if reused else f"prepared in {seconds}"
+        self.console.line(f"data      {prepared.num_rows:,} rows {how}")
+        with self._phase("split"):
+            split = split_rows(prepared, plan.columns, spec.data, spec.seed)
+            notes = check_split(spec, plan.columns, prepared, split)
+        for note in notes:
+            self.record.note(note)
+        return prepared
+
     def _data_tasks(self, cluster: Cluster) -> int:
-        """How many units to pack at once: on all CPUs; but for a small source a task's own start
-        costs more than it saves.
-        """
+        """How many units to pack at once: on all CPUs, unless there are few."""
         cpus, catalog = int(cluster.cpus), self.plan.catalog
         if len(units_of(catalog)) > SMALL_SOURCE_UNITS:
             return cpus
-        if cluster.embedded and catalog.num_bytes <= MOST_BYTES_HERE:
-            return 0
         return max(1, cpus - int(self.plan.cpus * self._num_at_once))
 
     def _preparing(self, done: int, total: int) -> None:
@@ -387,13 +399,3 @@ class _Run:
 def _holds(folder: StorePath, digest: str) -> bool:
     """Whether the code with this digest is there, whole."""
     return folder.exists() and code_digest(local_copy(folder)) == digest
-
-
-def yaml_text(value: dict[str, Any]) -> str:
-    """`value` as YAML in the order of its keys."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    stream = io.StringIO()
-    yaml.dump(value, stream)
-    return stream.getvalue()

@@ -42,6 +42,8 @@ def promote(storage: Storage, folder: RunFolder, name: str, if_better: bool) -> 
         now = _now(storage, name, if_better)
         if now is not None and now["run"] == folder.reference:
             return Promotion(True, f"{name} is {folder.reference} already")
+        if if_better and value["score"] is None:
+            raise _no_score(value)
         reason = f"{name} is {folder.reference} now"
         if if_better and now is not None:
             is_better, compared = _compared(value, now)
@@ -88,16 +90,19 @@ def _compared(value: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[bool, s
         what = f"{value['run']} was chosen by {_goal(value)}, {now['run']} by {_goal(now)}"
         raise UserError(Problem("promote", what, "promote it without --if-better"))
     metric, goal = value["objective"]["metric"], value["objective"]["goal"]
-    for entry in (value, now):
-        if entry["score"] is None:
-            what = f"{entry['run']} has no validation/{metric} to compare"
-            raise UserError(Problem("promote", what, "promote it without --if-better"))
+    if now["score"] is None:
+        raise _no_score(now)
     mine, theirs = float(value["score"]), float(now["score"])
     is_better = mine > theirs if goal == "max" else mine < theirs
     other_data = value["data_digest"] != now["data_digest"]
     note = " (on other data)" if other_data else ""
     sign = "is better than" if is_better else "is no better than"
     return is_better, f"validation/{metric} {mine:.6g} {sign} {theirs:.6g}{note}"
+
+
+def _no_score(value: Mapping[str, Any]) -> UserError:
+    what = f"{value['run']} has no validation/{value['objective']['metric']} to compare"
+    return UserError(Problem("promote", what, "promote it without --if-better"))
 
 
 def _goal(value: Mapping[str, Any]) -> str:

@@ -11,24 +11,27 @@ CLASSES = ("binary", "multiclass")
 
 @dataclass(frozen=True)
 class Metric:
-    """`goal` says which way is better; `tasks` where it means something."""
+    """`goal` says which way is better; `tasks` where it means something; `needs` what rows must
+    hold for it to exist: every class, the positive one of two, or two different numbers.
+    """
 
     goal: Goal
     tasks: tuple[str, ...]
+    needs: Literal["", "classes", "positives", "spread"] = ""
 
 
 METRICS: dict[str, Metric] = {
     "mse": Metric("min", ("regression",)),
     "rmse": Metric("min", ("regression",)),
     "mae": Metric("min", ("regression",)),
-    "r2": Metric("max", ("regression",)),
+    "r2": Metric("max", ("regression",), "spread"),
     "accuracy": Metric("max", (*CLASSES, "language")),
-    "precision": Metric("max", CLASSES),
-    "recall": Metric("max", CLASSES),
-    "f1": Metric("max", CLASSES),
+    "precision": Metric("max", CLASSES, "positives"),
+    "recall": Metric("max", CLASSES, "positives"),
+    "f1": Metric("max", CLASSES, "positives"),
     "f1_macro": Metric("max", CLASSES),
     "f1_weighted": Metric("max", CLASSES),
-    "auc": Metric("max", CLASSES),
+    "auc": Metric("max", CLASSES, "classes"),
     "log_loss": Metric("min", (*CLASSES, "language")),
     "perplexity": Metric("min", ("language",)),
 }

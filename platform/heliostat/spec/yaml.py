@@ -6,6 +6,7 @@ depth and what its aliases grow to, so that no file can run code or take long to
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from dataclasses import dataclass, field
@@ -86,6 +87,16 @@ def parse_text(text: str, file: str, folder: Path) -> Document:
     if builder.problems:
         raise SpecError(builder.problems)
     return Document(value, builder.places)
+
+
+def yaml_text(value: dict[str, Any]) -> str:
+    """`value` as YAML in the order of its keys."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
 
 
 def parse_scalar(text: str) -> Any:

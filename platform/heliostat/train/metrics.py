@@ -2,8 +2,8 @@
 
 Precision, recall and F1 speak of the positive class for two classes, and are macro averages
 for more. An area under the curve is one-against-rest, macro. What is not defined (a curve over
-one class) is NaN here and null in files. The formulas are a few lines of NumPy each, tested
-against scikit-learn, whose import would cost every worker a second.
+one class, recall where no row is positive) is NaN here and null in files. The formulas are a few
+lines of NumPy each, tested against scikit-learn, whose import would cost every worker a second.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def _regression(
     errors, total = scores - target, weights.sum()
     squares = float((errors**2 * weights).sum())
     mean = (target * weights).sum() / total
-    spread = float(((target - mean) ** 2 * weights).sum())
+    counted = target[weights > 0]
+    varies = counted.min() < counted.max()  # what is left of rounding is no spread
+    spread = float(((target - mean) ** 2 * weights).sum()) if varies else 0.0
     values = {
         "mse": squares / total,
         "rmse": (squares / total) ** 0.5,
@@ -117,7 +119,7 @@ def _from_counts(name: str, counts: npt.NDArray[np.int64], binary: bool) -> floa
         return float((f1 * actual).sum() / actual.sum())
     values = {"precision": precision, "recall": recall, "f1": f1, "f1_macro": f1}[name]
     if binary and name != "f1_macro":
-        return float(values[1])
+        return float(values[1]) if actual[1] > 0 else float("nan")
     return float(values[(actual + predicted) > 0].mean())
 
 

@@ -28,11 +28,11 @@ class Progress:
         self, score: float, step: int, goal: Goal, plateau: int = 0, tie: float | None = None
     ) -> Progress:
         """The state after one more evaluation; `plateau` of them without a better one are one. A
-        score that is not finite is never best.
+        score that is not finite tells nothing: it is neither better nor worse.
         """
-        if math.isfinite(score) and (
-            self.best_score is None or better(score, self.best_score, goal, tie, self.best_tie)
-        ):
+        if not math.isfinite(score):
+            return self
+        if self.best_score is None or better(score, self.best_score, goal, tie, self.best_tie):
             known = tie if tie is not None and math.isfinite(tie) else None
             return Progress(score, step, 0, self.num_drops, 0, known)
         drop = self.num_flat + 1 == plateau

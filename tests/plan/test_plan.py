@@ -53,6 +53,8 @@ def test_counts_are_exact_where_nothing_can_be_dropped(make_job):
          "equals itself alone within rounding, not bit for bit"),
         (["tune={trials: 2, space: {model.max_depth: {low: 1, high: 3, when: {model.kind: tree}}}}"],
          "is no key of the space above it"),
+        (["objective={metric: log_loss, goal: max}"], "of `log_loss`, lower is better; write `min`"),
+        (["objective={metric: auc, goal: min}"], "of `auc`, higher is better; write `max`"),
         (["objective=rmse"], "metric `rmse` means nothing for task `binary`"),
         (["metrics=[acuracy]"], "metric `acuracy` is not known"),
         (["train.epochs=3"], "`epochs` and `rounds` both give the length"),

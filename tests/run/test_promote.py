@@ -49,5 +49,14 @@ def test_a_better_run_takes_the_name_and_a_worse_one_does_not(
     run("other", job, "objective=accuracy")
     assert "was chosen by max accuracy" in promote("small/other", "--if-better").stderr
     assert promote("small/other").returncode == 0
+    # What has no score is better than nothing that has the name, not even where nobody has it.
+    place = tmp_path / "s" / "runs" / "small" / "weak" / "result.json"
+    result = json.loads(place.read_text())
+    result["metrics"]["validation"]["auc"] = None
+    place.write_text(json.dumps(result))
+    for name in ("small@new", "small@best"):
+        refused = heliostat("promote", "small/weak", name, "--if-better", *storage)
+        assert refused.returncode == 2, refused.stdout
+    assert not (tmp_path / "s" / "models" / "small" / "new.json").exists()
     wrong = heliostat("promote", "small/weak", "Small best", *storage)
     assert wrong.returncode == 2 and "must be MODEL@ALIAS" in wrong.stderr

@@ -354,10 +354,10 @@ def _natural(text: str) -> tuple[int, float, str]:
 
 
 def _class_problem(spec: JobSpec, classes: tuple[str, ...], needed: str) -> Problem:
-    shown = ", ".join(classes[:8])
+    shown, word = ", ".join(classes[:8]), "class" if len(classes) == 1 else "classes"
     return Problem(
         "data.target",
-        f"`{spec.data.target}` has {len(classes)} classes in the training rows ({shown}); "
+        f"`{spec.data.target}` has {len(classes)} {word} in the training rows ({shown}); "
         f"task `{spec.data.task}` needs {needed}",
         _other_task(classes),
     )

@@ -75,7 +75,7 @@ def pack_table(
     if _are_too_large(matrix).any():
         for i, name in enumerate(names):
             _drop_too_large(matrix[:, i], name, lost)
-    flat = pa.array(matrix.reshape(-1))
+    flat = _arrow(matrix.reshape(-1))
     arrays: dict[str, pa.Array] = {}
     if names:
         arrays[NUMBERS] = pa.FixedSizeListArray.from_arrays(flat, len(names))
@@ -83,7 +83,7 @@ def pack_table(
         if column.form == "exact":
             values = _as_float(table[column.name], pa.float64()).copy()
             _drop_too_large(values, column.name, lost)
-            arrays[f"exact:{column.name}"] = pa.array(values)
+            arrays[f"exact:{column.name}"] = _arrow(values)
         elif column.form == "category":
             arrays[f"category:{column.name}"] = _as_codes(table[column.name])
         elif column.form == "time":
@@ -95,7 +95,7 @@ def pack_table(
         elif column.form.startswith(TOKENS):
             arrays[f"text:{column.name}"] = token_ids(table[column.name], column.tokenizer)
     if rows is not None:
-        arrays[ROWS] = pa.array(rows)
+        arrays[ROWS] = _arrow(rows)
     metadata = {NUMBERS: "\x1f".join(names)}
     fields = [pa.field(name, array.type) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata=metadata)
@@ -110,22 +110,22 @@ def unpack(batch: pa.RecordBatch) -> Packed:
     for field, array in zip(batch.schema, batch.columns, strict=True):
         kind, _, name = field.name.partition(":")
         if field.name == NUMBERS:
-            numbers = array.flatten().to_numpy(zero_copy_only=True).reshape(-1, len(names))
+            numbers = _view(array.flatten()).reshape(-1, len(names))
         elif field.name == ROWS:
-            rows = array.to_numpy(zero_copy_only=True)
+            rows = _view(array)
         elif kind == "category":
-            codes = array.indices.to_numpy(zero_copy_only=True)
+            codes = _view(array.indices)
             categories[name] = Category(codes, tuple(array.dictionary.to_pylist()))
         elif kind == "exact":
-            exact[name] = array.to_numpy(zero_copy_only=True)
+            exact[name] = _view(array)
         elif kind == "vector":
-            flat = array.flatten().to_numpy(zero_copy_only=True)
+            flat = _view(array.flatten())
             vectors[name] = flat.reshape(-1, array.type.list_size)
         elif kind == "text":
-            offsets = array.offsets.to_numpy(zero_copy_only=True)
-            texts[name] = Words(offsets, array.values.to_numpy(zero_copy_only=True))
+            offsets = _view(array.offsets)
+            texts[name] = Words(offsets, _view(array.values))
         else:
-            times[name] = array.to_numpy(zero_copy_only=True)
+            times[name] = _view(array)
     return Packed(batch.num_rows, names, numbers, categories, exact, times, vectors, texts, rows)
 
 
@@ -159,7 +159,7 @@ def _as_float(column: pa.ChunkedArray, type_: pa.DataType) -> npt.NDArray[Any]:
         column = column.cast(type_, safe=False)
     if column.null_count:
         column = pc.fill_null(column, float("nan"))
-    return column.to_numpy()
+    return np.concatenate([np.empty(0, type_.to_pandas_dtype()), *map(_view, column.chunks)])
 
 
 def _are_too_large(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -171,6 +171,20 @@ def _drop_too_large(values: npt.NDArray[Any], name: str, lost: dict[str, int]) -
     if count := int(mask.sum()):
         values[mask] = np.nan
         lost[name] = lost.get(name, 0) + count
+
+
+def _view(array: pa.Array) -> npt.NDArray[Any]:
+    """The numbers of an array without nulls, not copied. `to_numpy` would load pandas."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if len(array) == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _arrow(values: npt.NDArray[Any]) -> pa.Array:
+    """Numbers as an array, not copied. `pa.array` would load pandas."""
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
 def _as_codes(column: pa.ChunkedArray) -> pa.DictionaryArray:
@@ -201,4 +215,4 @@ def _as_vectors(column: pa.ChunkedArray, name: str, lost: dict[str, int]) -> pa.
     flat = pa.chunked_array([array.drop_null().flatten()])
     matrix[present] = _as_float(flat, pa.float32()).reshape(-1, size)
     _drop_too_large(matrix, name, lost)
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), size)
+    return pa.FixedSizeListArray.from_arrays(_arrow(matrix.reshape(-1)), size)

@@ -127,20 +127,19 @@ def undefined(spec: JobSpec, trained: Targets, side: Targets) -> Iterator[tuple[
     if side.weight <= 0:
         yield "its rows weigh nothing", list(names)
         return
-    needing = {
-        need: [n for n in names if METRICS[n].needs == need] for need in ("classes", "spread")
-    }
     if spec.data.task == "regression":
         if side.low == side.high:
-            yield f"its target is {side.low:g} in every row", needing["spread"]
+            yield f"its target is {side.low:g} in every row", _needing(names, "spread")
         return
     absent = [name for name in trained.classes if name not in side.weighty]
     if absent:
-        lacking = needing["classes"]
-        if spec.data.task == "binary" and _positive(spec, trained) in absent:
-            lacking = lacking + [n for n in names if METRICS[n].needs == "positives"]
-        few = f"it has no row of {_listed(absent)}"
-        yield few, lacking
+        no_positive = spec.data.task == "binary" and _positive(spec, trained) in absent
+        needs = ("classes", "positives") if no_positive else ("classes",)
+        yield f"it has no row of {_listed(absent)}", _needing(names, *needs)
+
+
+def _needing(names: Sequence[str], *needs: str) -> list[str]:
+    return [name for name in names if METRICS[name].needs in needs]
 
 
 def _parts(

@@ -63,7 +63,8 @@ def _packed(plan: Plan, columns: tuple[PackedColumn, ...]) -> Prepared:
     data = plan.job.spec.data
     names = sorted({column.name for column in columns})
     shards, segments, offsets, filtered = [], [], [0], 0
-    for piece in read_groups(plan.catalog.row_groups, names, data.filter):
+    schema = plan.catalog.schema
+    for piece in read_groups(plan.catalog.row_groups, schema, names, data.filter):
         filtered += piece.num_read - len(piece.rows)
         if not len(piece.rows):
             continue
@@ -76,7 +77,8 @@ def _packed(plan: Plan, columns: tuple[PackedColumn, ...]) -> Prepared:
         raise DataError(plan.job.problem("data.filter" if data.filter else "data.source", what))
     stream = None
     if data.ingest == "stream":
-        stream = StreamFacts((), np.empty(0, np.int64), {}, tuple(sieve_of(plan).bounds))
+        bounds = tuple(sieve_of(plan).bounds)
+        stream = StreamFacts((), np.empty(0, np.int64), {}, bounds, schema)
     return Prepared(
         Path(), "", tuple(shards), tuple(segments), np.array(offsets, np.int64), {},
         filtered, stream,

@@ -16,6 +16,9 @@ from types import ModuleType
 
 from heliostat.errors import Problem, UserError
 from heliostat.spec.identity import DIGEST_LENGTH
+from heliostat.storage.cache import local_copy
+from heliostat.storage.folders import publish_folder, remove_folder, staged
+from heliostat.storage.objects import StorePath
 
 CODE_FOLDER = "code"
 MAX_BYTES = 2**30
@@ -73,6 +76,17 @@ def copy_code(folder: Path, target: Path, patterns: Sequence[str] = EVERYTHING) 
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+
+
+def keep_code(source: Path, patterns: Sequence[str], digest: str, run: StorePath) -> StorePath:
+    """The copy of a job's own code in the folder of its run, made now if it is not there, whole."""
+    kept = run / CODE_FOLDER
+    if not (kept.exists() and code_digest(local_copy(kept)) == digest):
+        remove_folder(kept)
+        with staged(run) as stage:
+            copy_code(source, stage, patterns)
+            publish_folder(stage, kept, code_files(stage)[-1].relative_to(stage).as_posix())
+    return kept
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from heliostat.catalog.code import CODE_FOLDER, code_digest, code_files, copy_code
+from heliostat.catalog.code import keep_code
 from heliostat.data.inspect import is_small
 from heliostat.data.prepare import is_prepared, prepare
 from heliostat.data.prepared import Prepared
@@ -48,11 +48,8 @@ from heliostat.run.record import RunRecord
 from heliostat.signals import Signals
 from heliostat.spec.load import Job
 from heliostat.spec.yaml import yaml_text
-from heliostat.storage.cache import local_copy
 from heliostat.storage.files import write_bytes, write_json
-from heliostat.storage.folders import publish_folder, remove_folder, staged
 from heliostat.storage.lease import Lease
-from heliostat.storage.objects import StorePath
 from heliostat.storage.runs import Storage, storage_of
 from heliostat.train.assignment import Assignment, RunPlace, open_data
 from heliostat.train.driver import Watch, build_group, drive, drive_folds
@@ -320,13 +317,8 @@ class _Run:
         """The job's own code, copied into the run so that every worker sees the same."""
         if self.spec.code is None:
             return None
-        kept = self.folder.path / CODE_FOLDER
-        if not _holds(kept, self.claim.code_digest):
-            remove_folder(kept)
-            with staged(self.folder.path) as stage:
-                copy_code(Path(self.spec.code.path), stage, self.spec.code.patterns)
-                publish_folder(stage, kept, code_files(stage)[-1].relative_to(stage).as_posix())
-        return str(kept)
+        source, patterns = Path(self.spec.code.path), self.spec.code.patterns
+        return str(keep_code(source, patterns, self.claim.code_digest, self.folder.path))
 
     def _tune(self, assignment: Assignment, cluster: Cluster, watch: Watch) -> _Outcome:
         from heliostat.run.sweep import tune_job  # Ray Tune: a second of import
@@ -394,8 +386,3 @@ class _Run:
         write_bytes(folder / "plan.txt", plan_text(self.plan).encode())
         write_json(folder / "plan.json", self.plan.to_json())
         write_bytes(folder / "job.yaml", yaml_text(dict(self.plan.job.value)).encode())
-
-
-def _holds(folder: StorePath, digest: str) -> bool:
-    """Whether the code with this digest is there, whole."""
-    return folder.exists() and code_digest(local_copy(folder)) == digest

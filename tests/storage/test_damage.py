@@ -191,6 +191,18 @@ def test_a_damaged_state_is_told_and_hides_no_other_run(storage, content):
     assert "will commit a checkpoint and stop" in verb(storage, "stop", "small/two")[1]
 
 
+def test_a_run_that_never_came_to_a_state_is_interrupted(storage):
+    """As on a disk that was full before it began."""
+    run = storage.run("small", "two")
+    (run.path / "state.json").unlink()
+    assert run.read_state()["status"] == "INTERRUPTED"
+    lease = Lease.acquire(run.lease)
+    assert lease is not None and run.read_state() == {"status": "PENDING"}
+    lease.release()
+    status, told = verb(storage, "status")
+    assert status == 0 and told.count("small/") == 2 and "INTERRUPTED" in told
+
+
 def test_foreign_files_are_no_runs(storage):
     runs = storage.root / "runs"
     (runs / "file").write_text("x")

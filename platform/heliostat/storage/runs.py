@@ -265,7 +265,9 @@ class RunFolder:
         try:
             state = read_as(self.path / STATE, State).model_dump(exclude_unset=True)
         except ArtifactError as error:
-            return {"status": "UNKNOWN", "error": str(error)}
+            if (self.path / STATE).exists():
+                return {"status": "UNKNOWN", "error": str(error)}
+            state = {"status": "PENDING"}  # it has been claimed, and comes to its state soon
         if state["status"] in RUNNING_STATES:
             holder = read_holder(self.lease)
             if holder is None or not holder.alive:

@@ -71,7 +71,7 @@ class WorkerGroupContract:
 
     def spec(self, **changes) -> GroupSpec:
         fields = {"size": 2, "cpu": 1, "gpu": 0, "memory_bytes": None, "family": "classic",
-                  "failures": 0, "start_seconds": 60.0}  # fmt: skip
+                  "failures": 0, "start_seconds": 240.0}  # fmt: skip
         return GroupSpec(**fields | changes)
 
     def test_every_rank_does_the_work_and_is_heard_in_order(self, group):

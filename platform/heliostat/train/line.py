@@ -43,6 +43,11 @@ class Exchange:
         """What `Line` needs."""
         return self._listener.address, self._key
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether a worker is on the line."""
+        return bool(self._heard)
+
     def silent(self, seconds: float) -> list[tuple[int, str, float]]:
         """The workers on the line that have not been heard for so long: rank, place, and for how
         long. They call several times a second.

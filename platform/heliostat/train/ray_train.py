@@ -45,6 +45,7 @@ from heliostat.train.workers import (
     own_place,
     placement_sentence,
     silence,
+    start_sentence,
 )
 
 ENVIRONMENT = {
@@ -137,7 +138,8 @@ class RayTrainGroup:
                 messages.append((rank, message, when))
         restarts = max(0, len(self._seen) - 1)
         if alive and not self._up and time.monotonic() > self._deadline:
-            raise PlacementError(placement_sentence(self.spec))
+            is_placed = self._exchange is not None and self._exchange.has_workers
+            raise PlacementError(start_sentence(self.spec, is_placed))
         if alive:
             state: Literal["running", "starting"] = "running" if self._up else "starting"
             return Poll(tuple(messages), state, "", restarts, self._size, self._silent())

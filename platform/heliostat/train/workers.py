@@ -266,7 +266,7 @@ class ActorGroup:
         address = self._meeting() if is_placed else None
         if address is None:
             if time.monotonic() > self._deadline:
-                raise PlacementError(self._why_not_up(is_placed))
+                raise PlacementError(start_sentence(self.spec, is_placed))
             return False
         work, payload = self._work
         with suppress(ray.exceptions.RayActorError):  # the next poll meets it, and counts it
@@ -289,15 +289,6 @@ class ActorGroup:
         except ray.exceptions.RayActorError:
             return ""  # the next poll meets the same death, and counts it
 
-    def _why_not_up(self, is_placed: bool) -> str:
-        if not is_placed:
-            return placement_sentence(self.spec)
-        minutes = self.spec.start_seconds / 60
-        return (
-            f"the workers are placed, but have not come up in {minutes:g} minutes "
-            "(`limits.start_minutes`)"
-        )
-
     def _come_back(self, messages: Sequence[Any], error: str) -> Poll:
         if self._restarts >= self.spec.failures or self._stop_asked:
             return Poll(tuple(messages), "failed", error, self._restarts)
@@ -309,6 +300,16 @@ class ActorGroup:
 
 def _death(error: BaseException) -> str:
     return f"a worker died: {first_line(error)}"
+
+
+def start_sentence(spec: GroupSpec, is_placed: bool) -> str:
+    """Why workers are not up in time."""
+    if not is_placed:
+        return placement_sentence(spec)
+    return (
+        f"the workers are placed, but have not come up in {spec.start_seconds / 60:g} minutes "
+        "(`limits.start_minutes`)"
+    )
 
 
 def placement_sentence(spec: GroupSpec) -> str:

@@ -154,7 +154,7 @@ def can_grow() -> bool:
         return True
     told = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
     report = (json.loads(told).get("autoscaler_report") or {}) if told else {}
-    types = {*report.get("active_nodes", {}), *report.get("idle_nodes", {})}
+    types = {*(report.get("active_nodes") or {}), *(report.get("idle_nodes") or {})}
     return any(not name.startswith("node_") for name in types)
 
 

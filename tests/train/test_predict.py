@@ -197,7 +197,7 @@ def test_delimited_text_is_read_as_the_models_own(tmp_path, monkeypatch):
     (tmp_path / "few.csv").write_bytes(few.encode("latin-1"))
     found = predicted(model, tmp_path / "few.csv", tmp_path / "c")
     assert found["prediction"].to_pylist() == expected["prediction"].to_pylist()[::2]
-    (tmp_path / "plain.csv").write_text("codé,a,w\n7,1.5,x\n")
+    (tmp_path / "plain.csv").write_text("codé,a,w\n7,1.5,x\n", "latin-1")
     with pytest.raises(DataError, match=r"which `,` divides.*; it is read as the model's own data"):
         open_prediction(model, str(tmp_path / "plain.csv"), tmp_path / "d")
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import uuid
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +17,16 @@ from tests.tune.opens import OpenCounter
 TUNE = "tune: {trials: TRIALS, space: {model.max_depth: {low: 1, high: 6}, model.learning_rate: {low: 0.05, high: 0.5}}}"
 
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRET = f"secret-{uuid.uuid4().hex}"
+
+
 @pytest.fixture
 def sweep(heliostat, make_job, tmp_path, ray_head):
     def run(trials: int, *arguments, **parts):
         parts = {"tune": TUNE.replace("TRIALS", str(trials))} | parts
         done = heliostat("run", make_job(**parts), "--set", f"storage={tmp_path}/s", "--json", *arguments,
-                         env={"RAY_ADDRESS": ray_head.address})  # fmt: skip
+                         env={"RAY_ADDRESS": ray_head.address} | dict.fromkeys(CREDENTIALS, SECRET))  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), done.stderr
 
@@ -61,6 +69,9 @@ def test_asha_cuts_at_rungs_and_the_best_trial_goes_to_the_end(sweep, tmp_path):
     assert len(final) == 8 and cut and all(row["progress"] in (2, 4, 8) for row in cut)
     assert final[result["best"]["trial"]]["progress"] == 9
     assert {row["rung"] for row in rows if row["kind"] == "rung"} <= {2, 4, 8}
+    sessions = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+    logs = list(sessions.glob("session_2*/logs/runtime_env_agent*"))
+    assert logs and not any(SECRET in log.read_text(errors="ignore") for log in logs)
     assert "cut at" in told and (tmp_path / "s" / "runs" / result["run"] / "model").exists()
 
 

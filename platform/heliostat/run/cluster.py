@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
-from ray._common.utils import get_default_ray_temp_dir
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -31,6 +30,7 @@ from heliostat.plan.capacity import Node, capacity_problems, this_machine
 from heliostat.plan.plan import Plan
 from heliostat.processes import descendants, kill
 from heliostat.run.embedded import start_one_node
+from heliostat.run.embedded.folder import private_folder
 from heliostat.run.lifeline import Lifeline
 from heliostat.run.reach import check_reachable
 from heliostat.signals import handlers_kept
@@ -267,7 +267,7 @@ def _embed(meanwhile: Callable[[], None], note: Callable[[str], None]) -> Cluste
             _clear_away(before)
             raise ClusterLostError(
                 f"Ray did not come up on this machine in two attempts: {first_line(again)}. Its "
-                f"logs are in {get_default_ray_temp_dir()}. Resume when the machine is less busy"
+                f"logs are in {private_folder()}. Resume when the machine is less busy"
             ) from again
     gpus = ray.cluster_resources().get("GPU", 0.0)
     return Cluster(True, cores, gpus, Lifeline(is_embedded=True))

@@ -79,8 +79,8 @@ class Exchange:
                 name, *arguments = line.recv()
                 self._hear(line, name, arguments)
                 line.send(getattr(self._mailbox, name)(*arguments))
-        except (OSError, EOFError, AuthenticationError):
-            line.close()  # the worker is gone, or it was none of ours
+        except (OSError, EOFError, TypeError, AuthenticationError):
+            line.close()  # the worker is gone, it was none of ours, or `close` has hung up
         finally:
             self._heard.pop(line, None)
 

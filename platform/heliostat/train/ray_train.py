@@ -60,6 +60,7 @@ WAIT_SECONDS = 0.1
 ELASTIC_START_SECONDS = 30.0
 RESIZE_SECONDS = 20.0  # how often an elastic group looks for room to grow
 GRACE_SECONDS = 60.0
+ABORT_SECONDS = 15.0
 
 
 class RayTrainGroup:
@@ -164,14 +165,23 @@ class RayTrainGroup:
             return
         if self._thread.is_alive():
             with suppress(ray.exceptions.RayError):  # of a cluster that is gone
-                if self._trainer is not None and self._trainer.controller is not None:
-                    ray.kill(self._trainer.controller)
-                for actor in self._mailbox.end(cloudpickle.dumps(ENDED)):
-                    ray.kill(cloudpickle.loads(actor))
+                self._end_all()
             self._thread.join(timeout=GRACE_SECONDS)
         if self._exchange is not None:
             self._exchange.close()
         self._thread = None
+
+    def _end_all(self) -> None:
+        """Ray Train gives the places back itself, unless it hangs."""
+        controller = self._trainer and self._trainer.controller
+        if controller is not None:
+            controller.abort.remote()
+        workers = self._mailbox.end(cloudpickle.dumps(ENDED))
+        for actor in workers:
+            ray.kill(cloudpickle.loads(actor))
+        if controller is not None and self._thread is not None:
+            self._thread.join(timeout=ABORT_SECONDS)
+            ray.kill(controller)
 
     def _fit(self, trainer: DataParallelTrainer) -> None:
         try:

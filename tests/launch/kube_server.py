@@ -158,7 +158,7 @@ def kube_server(
 ) -> Iterator[KubeServer]:
     """Both, up and running; without a Ray head no operator."""
     server = KubeServer(folder, ray_address, ray_token)
-    thread = threading.Thread(target=server.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.server.serve_forever, args=[0.05], daemon=True)
     thread.start()
     if ray_address is not None:
         server.operator.start()

@@ -12,13 +12,10 @@ import time
 
 import pytest
 
-from heliostat.launch import kube
 from heliostat.launch.kube import KubeStatus
 from heliostat.launch.rayjob import object_name
-from heliostat.spec.kuberay import KubeRaySpec
 from tests.launch.crds import FOLDER
 from tests.launch.kube_server import kube_server
-from tests.launch.test_rayjob import CLUSTER
 
 needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl here")
 SITE = {
@@ -142,33 +139,6 @@ def test_a_wrong_token_a_foreign_object_and_a_refused_one_get_a_sentence(
     stranger = heliostat("submit", job, "--to", "kube", "--id", "three", env=site)
     assert stranger.returncode == 5 or stranger.returncode == 1, stranger.returncode
     assert "does not know us (401)" in stranger.stderr
-
-
-def test_a_watch_survives_cut_streams_and_expired_versions(server):
-    server.operator.held = True
-    cluster = KubeRaySpec.model_validate(CLUSTER)
-    key = ("ray.io/v1", "rayjobs", "ml", "one")
-    server.api.put(key, {"apiVersion": "ray.io/v1", "kind": "RayJob",
-                         "metadata": {"name": "one", "namespace": "ml", "uid": "u"}}, "ADDED")  # fmt: skip
-
-    steps = [
-        ("Initializing", ""), ("Running", "PENDING"), ("Running", "RUNNING"), ("Complete", "SUCCEEDED")
-    ]  # fmt: skip
-    seen = []
-    for status in kube.changes(cluster, "one", lambda: False):
-        seen.append(status.state)
-        if len(steps) == 3:
-            server.api.cut_streams = 1
-        if len(steps) == 2:
-            server.api.oldest = server.api.version + 1  # what is known is too old
-        if steps:
-            deployment, job = steps.pop(0)
-            server.api.set_status(key, jobDeploymentStatus=deployment, jobStatus=job)
-    assert not steps
-    assert seen[0] == "PENDING" and seen[-1] == "SUCCEEDED" and seen.index("RUNNING") > 0
-    assert [s for i, s in enumerate(seen) if s != seen[i - 1] or i == 0] == seen[:1] + [
-        "RUNNING", "SUCCEEDED"
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

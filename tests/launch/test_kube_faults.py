@@ -372,6 +372,24 @@ def test_an_absence_and_an_old_token_are_told_and_outlived(server, submit):
     assert seen[-1] == "Complete SUCCEEDED"
 
 
+def test_a_watch_survives_cut_streams_and_expired_versions(server):
+    server.api.add("ray.io/v1", "rayjobs", NAME)
+    steps = [
+        ("Initializing", ""), ("Running", "PENDING"), ("Running", "RUNNING"), ("Complete", "SUCCEEDED")
+    ]  # fmt: skip
+    left, seen = list(steps), []
+    for status in kube.changes(CLUSTER, NAME, lambda: False):
+        seen.append((status.deployment, status.job))
+        if len(left) == 3:
+            server.api.cut_streams = 1
+        if len(left) == 2:
+            server.api.oldest = server.api.version + 1  # what is known is too old
+        if left:
+            deployment, job = left.pop(0)
+            server.api.set_status(RAYJOB, jobDeploymentStatus=deployment, jobStatus=job)
+    assert seen == [("", ""), *steps]
+
+
 def test_the_role_grants_what_is_used_and_no_more(server, submit, call):
     assert submit()[0] == 0
     assert submit()[0] == 0  # looks at the ConfigMap of the run that is there

@@ -251,10 +251,11 @@ def test_a_run_is_not_left_where_nobody_finds_it(heliostat, make_job, site, ray_
         done = heliostat(verb, make_job(), "--to", "lab", env=nowhere)
         assert done.returncode == 2 and done.stdout == ""
         assert "`runs` is a folder of this machine, which the nodes do not see" in done.stderr
-    # Ray's own command brings a working directory, which is gone after the job.
+    # Ray's own command brings a working directory with the job file, which is gone after the job.
     (tmp_path / "brought").mkdir()
+    make_job().rename(tmp_path / "brought" / "job.yaml")
     done = plain_ray_job_submit(
-        ray_head, "--working-dir", str(tmp_path / "brought"), "--", str(make_job())
+        ray_head, "--working-dir", str(tmp_path / "brought"), "--", "job.yaml"
     )
     assert done.returncode != 0 and "which Ray removes after the job" in done.stdout
 

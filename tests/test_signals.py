@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.conftest import PATIENCE_SECONDS
+
 # A mutex that is locked twice: a call into C that no signal ends.
 CHILD = """
 import ctypes, signal, sys
@@ -41,7 +43,7 @@ def test_a_signal_is_heard_inside_a_call_that_never_returns(number, status, told
     )
     assert child.stdout.readline() == "ready\n"
     child.send_signal(number)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=PATIENCE_SECONDS)
     assert (child.returncode, said.removeprefix("error: ")) == (status, f"{told}\n")
 
 
@@ -54,7 +56,7 @@ def test_what_was_ignored_from_the_start_stays_ignored():
         "    assert not caught.requested\n"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_SECONDS)
 
 
 # Its terminal is closed while it writes; SIGHUP is ignored, as under nohup.
@@ -64,13 +66,14 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN)
 from rich.console import Console
 from heliostat.cli.lasting import outlive_readers
 outlive_readers()
-os.write(3, b"up")
-os.read(4, 1)  # until the terminal is gone
+tell, gone = map(int, sys.argv[1:])
+os.write(tell, b"up")
+os.read(gone, 1)  # until the terminal is gone
 for _ in range(3):
     Console(file=sys.stderr).print("somebody?")
     print("nobody", flush=True)
     os.write(2, b"from C")
-os.write(3, b"on")
+os.write(tell, b"on")
 """
 
 
@@ -78,18 +81,14 @@ os.write(3, b"on")
 def test_a_process_outlives_its_terminal_and_its_pipe(kind):
     reading, writing = os.openpty() if kind == "terminal" else os.pipe()
     (told, tell), (gone, go) = os.pipe(), os.pipe()
-    child = os.fork()
-    if not child:
-        os.setsid()
-        for source, number in ((writing, 1), (writing, 2), (tell, 3), (gone, 4)):
-            os.dup2(source, number + 20)
-        for number in (1, 2, 3, 4):
-            os.dup2(number + 20, number)
-        os.closerange(5, 64)
-        os.execv(sys.executable, [sys.executable, "-c", WITHOUT_TERMINAL])
-    os.close(writing), os.close(tell)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_TERMINAL, str(tell), str(gone)],
+        stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, pass_fds=(tell, gone),
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(writing), os.close(tell), os.close(gone)
     assert os.read(told, 2) == b"up"
     os.close(reading)
     os.write(go, b"x")
     assert os.read(told, 2) == b"on"
-    assert os.waitpid(child, 0)[1] == 0
+    assert child.wait(PATIENCE_SECONDS) == 0

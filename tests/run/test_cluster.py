@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import PATIENCE_SECONDS
 
 LOOPBACK = ["0000000000000000FFFF00000100007F", "0100007F"]  # as IPv6 and IPv4
@@ -86,10 +88,34 @@ def test_only_what_one_process_needs_is_started():
         assert server not in done.stdout
 
 
-def test_nothing_outlives_the_process():
-    told = embedded("die").stdout.splitlines()[5:]
+# What is left behind comes to this one, as to a user's systemd, not to process 1.
+ADOPTS = """
+import subprocess, sys
+from heliostat.processes import adopt_orphans
+adopt_orphans()
+subprocess.run([sys.executable, "-c", *sys.argv[1:]])
+print("over", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_nothing_outlives_the_process(adopted):
+    if not adopted:
+        told = embedded("die").stdout.splitlines()
+        return _all_end(told)
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [sys.executable, "-c", ADOPTS, SCRIPT, "die"], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as outer:  # fmt: skip
+        _all_end(iter(outer.stdout.readline, "over\n"))
+        outer.stdin.close()
+
+
+def _all_end(lines):
     # Ray's own agent of environments looks for its cluster for a minute more.
-    told = [line for line in told if "RuntimeEnvAgent" not in line]
+    told = [line for line in list(lines)[5:] if "RuntimeEnvAgent" not in line]
     assert len(told) > 3
     deadline = time.monotonic() + PATIENCE_SECONDS
     while left := [line for line in told if _lives(line.split()[0])]:

@@ -57,8 +57,9 @@ def _changes(meanwhile: Callable[[], None], up_seconds: float) -> Iterator[tuple
     """What of Ray is another while it starts, and why."""
     # No autoscaler, which is waited for at the end; no forwarder of logs, to which nobody listens.
     lean = {"no_monitor": True, "include_log_monitor": False}
-    own = {"setup_worker_path": str(HERE / "setup_worker.py")}
-    yield parameter, "RayParams", partial(parameter.RayParams, **lean, **own)
+    own = {"setup_worker_path": "setup_worker.py", "worker_path": "worker.py"}
+    paths = {key: str(HERE / name) for key, name in own.items()}
+    yield parameter, "RayParams", partial(parameter.RayParams, **lean, **paths)
     # No server of a dashboard that is off.
     yield node.Node, "start_api_server", lambda self, **settings: None
     # Ray makes the loopback address the machine's own, and then listens on every address there is.

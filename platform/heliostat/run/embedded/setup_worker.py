@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -21,7 +22,9 @@ def main() -> None:
     variables = context.pop("env_vars", None) or {}
     is_ours = context.pop("py_executable", sys.executable) == sys.executable
     if not is_ours or any(context.values()) or any("$" in value for value in variables.values()):
-        own = Path(worker[0]).with_name(Path(__file__).name)
+        package = find_spec("ray")
+        assert package is not None and package.origin is not None
+        own = Path(package.origin).parent / "_private" / "workers" / Path(__file__).name
         os.execv(sys.executable, [sys.executable, str(own), *sys.argv[1:]])
     os.execve(sys.executable, [sys.executable, *worker], os.environ | variables)
 

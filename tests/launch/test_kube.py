@@ -14,6 +14,7 @@ import pytest
 
 from heliostat.launch.kube import KubeStatus
 from heliostat.launch.rayjob import object_name
+from tests.conftest import PATIENCE_SECONDS
 from tests.launch.crds import FOLDER
 from tests.launch.kube_server import kube_server
 
@@ -173,12 +174,12 @@ def check_sent_again(job, target: str, name: str, heliostat, site) -> None:
 
     wait_until(lambda: attempt() == 2)
     heliostat("stop", f"small/{name}", env=site)
-    told, _ = waits.communicate(timeout=120)
+    told, _ = waits.communicate(timeout=PATIENCE_SECONDS)
     assert waits.returncode == 3 and "resumed at step" in told
 
 
 def wait_until(found) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not found():
         assert time.monotonic() < deadline
         threading.Event().wait(0.3)

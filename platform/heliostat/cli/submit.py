@@ -58,12 +58,15 @@ def send(
     from heliostat.launch.clusters import destination
     from heliostat.launch.sent import Sent, find_sent, recorded, remember
     from heliostat.launch.target import find_cluster
+    from heliostat.launch.view import wait_for_close
 
     name = target or job.spec.cluster
-    cluster = find_cluster(read_site(), name)
+    site = read_site()
+    cluster = find_cluster(site, name)
     storage = Storage.open(str(open_storage(job.spec.storage).root))
     rendered = destination(cluster).render(job, run_id, verb)
     run = rendered.run.partition("/")[2]
+    wait_for_close(storage, site, rendered.run, _note)
     sent = Sent(job.spec.name, run, name or cluster, "", verb, _attempt(storage, rendered.run))
     try:
         with recorded(storage, sent) as record:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from heliostat.errors import (
+    ArtifactError,
     ClusterRefusedError,
     LaunchError,
     StoppedError,
@@ -24,6 +26,7 @@ from heliostat.storage.files import write_json
 from heliostat.storage.runs import RUNNING_STATES, RunFolder, Storage
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED", "INTERRUPTED")
+CLOSING_SECONDS, LOOK_SECONDS = 120.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,32 @@ def find_run(storage: Storage, site: SiteSpec, reference: str) -> RunView:
     if sent is not None and not _has_begun(folder, sent):
         return RunView(folder.reference, None, sent, site, storage, folder)
     return RunView(folder.reference, folder, sent, site, storage)
+
+
+def wait_for_close(
+    storage: Storage, site: SiteSpec, reference: str, tell: Callable[[str], None]
+) -> None:
+    """Wait while a run has ended without success, and its process at the cluster still goes down:
+    sent again now, it would be taken for one that is there. `tell` is called if that takes long.
+    """
+    told, deadline = False, time.monotonic() + CLOSING_SECONDS
+    while time.monotonic() < deadline and _is_closing(storage, site, reference):
+        if not told:
+            tell(f"waiting for the last attempt of {reference} to leave its cluster")
+        told = True
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_closing(storage: Storage, site: SiteSpec, reference: str) -> bool:
+    try:
+        view = find_run(storage, site, reference)
+        if view.folder is None or view.sent is None or view.cluster is None:
+            return False
+        if view.state()["status"] not in ("FAILED", "STOPPED", "INTERRUPTED"):
+            return False
+        return view.cluster.look(view.sent.submission_id)[0] in ("PENDING", "RUNNING")
+    except (ArtifactError, UserError, LaunchError):  # not known here; or told by who sends it
+        return False
 
 
 def _has_begun(folder: RunFolder, sent: Sent) -> bool:

@@ -30,16 +30,7 @@ check: $(TOOLS)
 	$(BIN)/lint-imports
 
 bench: $(TOOLS)
-	$(BIN)/python tests/bench/cold_run.py
-	$(BIN)/python tests/bench/loop.py
-	$(BIN)/python tests/bench/parallel.py
-	$(BIN)/python tests/bench/prepare.py
-	$(BIN)/python tests/bench/reader.py
-	$(BIN)/python tests/bench/trial_overhead.py
-	$(BIN)/python tests/bench/sweep_boosted.py
-	$(BIN)/python tests/bench/laid_rows.py
-	$(BIN)/python tests/bench/fused.py
-	$(BIN)/python tests/bench/asha.py
+	$(BIN)/python -m tests.bench
 
 # pip first: the version of constraints.txt shows how far an installation is.
 $(STAMP): pyproject.toml constraints.txt

@@ -35,6 +35,9 @@ TOKEN = "test-" + "0" * 40
 # Ray reads these once, when it is imported: the same on a laptop and in CI.
 os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN})
 os.environ.pop("RAY_ADDRESS", None)
+# A shell that runs this in the background ignores Ctrl-C for it, and all its children would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Several processes test side by side (pytest-xdist). A head writes its address where Ray Jobs of
 # this machine look for one, so each process has a folder of its own; short, as sockets are in it.
 if multiprocessing.parent_process() is None:  # ranks of a test have their parent's

@@ -4,6 +4,7 @@ torch costs more than the test.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import queue
@@ -21,7 +22,7 @@ from heliostat.train.worker import join_world
 from tests.conftest import PATIENCE_SECONDS, free_port, job_text
 from tests.data.packing import plan_of, prepare_here
 
-NUM_PROCESSES = 4
+FAILING_SECONDS = 10  # what ranks have to fail as another did; then they are killed, as in a run
 
 
 class Pool:
@@ -44,16 +45,18 @@ class Pool:
         port = free_port()
         for rank, (_, works) in enumerate(self.ranks[:size]):
             works.put((assignment, rank, size, port, stop_at, dict(os.environ)))
-        found = {}
+        found, problem, patience = {}, None, PATIENCE_SECONDS
         for _ in range(size):
             try:
-                rank, answer, problem = self.answers.get(timeout=PATIENCE_SECONDS)
+                rank, answer, other = self.answers.get(timeout=patience)
             except queue.Empty:
-                raise AssertionError("the ranks did not come to an end") from None
-            if problem is not None:  # as a run does: the others may wait for this one
                 self.end()
-                raise AssertionError(problem)
+                raise AssertionError(problem or "the ranks did not come to an end") from None
             found[rank] = answer
+            if other is not None:  # the others may have failed alike, or wait for this one
+                problem, patience = problem or other, FAILING_SECONDS
+        if problem is not None:
+            raise AssertionError(problem)
         return found[0]
 
     def end(self) -> None:
@@ -71,17 +74,33 @@ def be_a_rank(works, answers) -> None:
     while True:
         assignment, rank, size, port, stop_at, environment = works.get()
         os.environ.update(environment)  # of the test, which began after this process
+        answer, problem, world = None, None, None
         try:
             seat = Seat(rank, size, f"127.0.0.1:{port}", Mailbox())
             world = join_world(assignment.spec, seat) if size > 1 else SoloWorld()
             control = NoControl() if stop_at is None else StopAfter(stop_at)
             events = list(train_events(assignment, world, control))
-            world.close()
             losses = [event.loss for event in events if isinstance(event, Stepped)]
             finished = [event.metrics for event in events if isinstance(event, Finished)]
-            answers.put((rank, (losses, finished[0] if finished else None), None))
+            answer = losses, finished[0] if finished else None
         except BaseException:
-            answers.put((rank, None, traceback.format_exc()))
+            problem = traceback.format_exc()
+        if world is not None:
+            world.close()
+            let_groups_end()
+        answers.put((rank, answer, problem))
+
+
+def let_groups_end() -> None:
+    """Torch keeps the meshes of trainings that are over in caches of its own, and each mesh its
+    process groups, whose threads look for messages a hundred times a second. Dozens of trainings
+    in one process would take a whole core.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+
+    for found in gc.get_objects():
+        if type(found) is DeviceMesh:
+            found._pg_registry.clear()
 
 
 class StopAfter(NoControl):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heliostat.cli.waiting import cluster_at
 from heliostat.errors import Problem, UserError
+from heliostat.parallel.device import VARIABLE, scoring_device
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.storage.runs import Storage
 
@@ -37,13 +38,17 @@ def scoring_tasks(
 ) -> Iterator[int]:
     """How many tasks may score at once, on the cluster at `address` (or RAY_ADDRESS), else on an
     embedded one; 0, and Ray is not even imported, where no cluster is named and the source is
-    small. Every node must see `folder`, into which the tasks write.
+    small, or a GPU scores. Every node must see `folder`, into which the tasks write.
 
     Raises:
         LaunchError: there is no cluster at the address, or it refuses us.
-        UserError: a node does not see the folder.
+        UserError: a node does not see the folder, or a GPU is to score on a cluster.
     """
-    if not (address or os.environ.get("RAY_ADDRESS")) and num_bytes < SMALL_BYTES:
+    has_cluster = bool(address or os.environ.get("RAY_ADDRESS"))
+    on_gpu = scoring_device() == "cuda"
+    if on_gpu and has_cluster:
+        raise UserError(Problem(VARIABLE, "`cuda` scores in this process", "name no cluster"))
+    if on_gpu or (not has_cluster and num_bytes < SMALL_BYTES):
         yield 0
         return
     with cluster_at(address) as cluster:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy.typing as npt
 import xgboost
 
 from heliostat.models.predictor import Scores, Shape
+from heliostat.parallel.device import Device, no_gpu, scoring_device
 from heliostat.spec.model import XGBoostModel
 
 _Floats = npt.NDArray[Any]
@@ -24,7 +27,9 @@ OBJECTIVES = {
 }
 
 
-def parameters(spec: XGBoostModel, shape: Shape, base_score: float, threads: int) -> dict[str, Any]:
+def parameters(
+    spec: XGBoostModel, shape: Shape, base_score: float, threads: int, device: Device
+) -> dict[str, Any]:
     """XGBoost's own parameters. What acts on gradients is not among them:
     those are ours, and so is the drawing of rows.
     """
@@ -33,12 +38,30 @@ def parameters(spec: XGBoostModel, shape: Shape, base_score: float, threads: int
         "objective": OBJECTIVES[shape.task],
         "base_score": base_score,
         "tree_method": "hist",
+        "device": device,
         "nthread": threads,
         "disable_default_eval_metric": True,
     }
     if shape.num_outputs > 1:
         own["num_class"] = shape.num_outputs
     return own
+
+
+def check_device(device: Device) -> None:
+    """Without a GPU, XGBoost would go on with the CPU after a warning.
+
+    Raises:
+        UserError: it cannot use the device.
+    """
+    if device == "cpu":
+        return
+    if not xgboost.build_info()["USE_CUDA"]:
+        found = f"XGBoost {xgboost.__version__} is built without CUDA"
+        raise no_gpu(found, "install the package `xgboost` in place of `xgboost-cpu`")
+    with warnings.catch_warnings(action="ignore"):
+        config = json.loads(xgboost.Booster({"device": device, "num_feature": 1}).save_config())
+    if config["learner"]["generic_param"]["device"] == "cpu":
+        raise no_gpu("XGBoost sees none", "install its driver")
 
 
 def base_score(task: str, targets: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> float:
@@ -167,7 +190,9 @@ class BoosterPredictor:
     @classmethod
     def load(cls, folder: Path, shape: Shape) -> BoosterPredictor:
         """The booster that `save` wrote."""
-        return cls(xgboost.Booster(model_file=str(folder / BOOSTER)), shape)
+        device = scoring_device()
+        check_device(device)
+        return cls(xgboost.Booster({"device": device}, model_file=str(folder / BOOSTER)), shape)
 
     def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
         """See `Predictor`."""

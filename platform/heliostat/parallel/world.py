@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from heliostat.parallel.device import Device
+
 Array = npt.NDArray[Any]
 
 
@@ -68,13 +70,14 @@ class SoloWorld:
 
 
 class TorchWorld:
-    """Processes joined by torch.distributed: gloo, or nccl where every one has a GPU. `peers`
+    """Processes joined by torch.distributed: gloo, or nccl where each has a GPU. `peers`
     consecutive processes see the same rows: one rank.
     """
 
     def __init__(
-        self, process: int, count: int, address: str, timeout_seconds: float, peers: int = 1
-    ) -> None:
+        self, process: int, count: int, address: str, timeout_seconds: float, peers: int = 1,
+        device: Device = "cpu",
+    ) -> None:  # fmt: skip
         import torch.distributed as dist  # a second of import; only networks need it
 
         host, _, port = address.rpartition(":")
@@ -89,9 +92,9 @@ class TorchWorld:
 
         self.rank, self.size, self.leads = process // peers, count // peers, process == 0
         self._peers = peers
-        self._device = _device()
+        self._device = device
         dist.init_process_group(
-            "nccl" if self._device == "cuda" else "gloo",
+            "nccl" if device == "cuda" else "gloo",
             store=store,
             rank=process,
             world_size=count,
@@ -186,9 +189,3 @@ def _keep_to(host: str) -> None:
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,6 +20,7 @@ from heliostat.data.shares import Share
 from heliostat.errors import ArtifactError
 from heliostat.models.predictor import Predictor, Savable, Scores, Shape
 from heliostat.models.without import without
+from heliostat.parallel.device import scoring_device
 from heliostat.plan.inputs import InputColumn, PackedColumn
 from heliostat.spec.model import Model, ModelSpec
 from heliostat.spec.read import ReadSpec
@@ -188,10 +189,12 @@ def load_predictor(spec: ModelSpec, shape: Shape, folder: Path) -> Predictor:
     if spec.family == "network":
         from heliostat.models.network import WEIGHTS, NetworkPredictor, build_network, load_weights
         from heliostat.models.randomness import Randomness
+        from heliostat.parallel.torch_device import torch_device
 
         module = build_network(spec, shape, Randomness(), folder / CODE_FOLDER)  # type: ignore[arg-type]
         load_weights(module, folder / WEIGHTS)
-        return NetworkPredictor(module, shape)
+        device = torch_device(scoring_device())
+        return NetworkPredictor(module.to(device), shape, device)
     if spec.family == "boosted":
         with without("sklearn", "xgboost"):
             from heliostat.models.boosted import BoosterPredictor

@@ -26,10 +26,12 @@ from heliostat.models.boosted import (
     BoosterPredictor,
     Gradients,
     base_score,
+    check_device,
     parameters,
     quantum_of,
 )
 from heliostat.models.predictor import Scores
+from heliostat.parallel.device import training_device
 from heliostat.parallel.world import World, gather
 from heliostat.spec.model import XGBoostModel
 from heliostat.train.artifact import save_model
@@ -119,7 +121,9 @@ class _Trainer:
         targets = data.reader.targets(data.rows("train"))
         weights = self._weights(np.asarray(data.rows("train")), targets)
         score = base_score(self.spec.data.task, targets, data.reader.weights(data.rows("train")))
-        self.parameters = parameters(self.model, data.shape, score, threads)
+        device = training_device(self.spec.scale.resources.gpu)
+        check_device(device)
+        self.parameters = parameters(self.model, data.shape, score, threads, device)
         self.matrices = quantised(assignment, data, world, self.model.max_bin, threads)
         self.gradients = Gradients(
             self.spec.data.task,

@@ -18,6 +18,8 @@ from heliostat.models.huggingface import check_config
 from heliostat.models.network import NetworkPredictor, Weights, build_network, load_weights
 from heliostat.models.randomness import Randomness
 from heliostat.parallel.apply import Means, parallelized
+from heliostat.parallel.device import training_device
+from heliostat.parallel.torch_device import torch_device
 from heliostat.parallel.world import Degrees, World
 from heliostat.spec.model import GptModel, NetworkModel
 from heliostat.train.allocator import keep_freed_memory
@@ -202,9 +204,13 @@ def _tensor(values: npt.NDArray[Any], device: torch.device | str) -> Tensor:
 def device_of(assignment: Assignment) -> torch.device:
     """Where a model trains. Several trainings on one GPU each keep to their share of its memory,
     which Ray counts but does not guard.
+
+    Raises:
+        UserError: the job asks for a GPU, and torch sees none.
     """
     gpus = assignment.spec.scale.resources.gpu
-    if gpus == 0 or not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.cuda.set_per_process_memory_fraction(1.0 if assignment.is_alone else min(1.0, gpus))
-    return torch.device("cuda")
+    device = torch_device(training_device(gpus))
+    if device.type == "cuda":
+        share = 1.0 if assignment.is_alone else min(1.0, gpus)
+        torch.cuda.set_per_process_memory_fraction(share)
+    return device

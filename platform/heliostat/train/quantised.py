@@ -17,6 +17,7 @@ import xgboost
 
 from heliostat.data.reader import rank_slice
 from heliostat.models.boosted import feature_matrix, feature_types, reference_rows
+from heliostat.parallel.device import training_device
 from heliostat.parallel.world import World
 from heliostat.train.assignment import Assignment, OpenData
 
@@ -59,6 +60,8 @@ class _Builder:
         self._seed, self._data, self._world = assignment.spec.seed, data, world
         is_shared = not assignment.final  # by the trials of a sweep, or folds
         self._lays = is_shared or assignment.spec.length >= LEAST_LAID_ROUNDS
+        if training_device(assignment.spec.scale.resources.gpu) == "cuda":
+            self._lays = False  # which a GPU gains nothing from
         self._max_bin, self._threads = max_bin, threads
 
     def build(self) -> Matrices:

@@ -10,6 +10,7 @@ from functools import partial
 import ray
 
 from heliostat.errors import HeliostatError
+from heliostat.parallel.device import training_device
 from heliostat.parallel.world import BoostedWorld, SoloWorld, TorchWorld, World
 from heliostat.spec.job import JobSpec
 from heliostat.train.assignment import Assignment
@@ -83,8 +84,10 @@ def join_world(spec: JobSpec, seat: Seat) -> World:
     if seat.size == 1:
         return SoloWorld()
     if spec.model.family == "network":
-        peers = spec.scale.parallel.peers
-        return TorchWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS, peers)
+        peers, device = spec.scale.parallel.peers, training_device(spec.scale.resources.gpu)
+        return TorchWorld(
+            seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS, peers, device
+        )
     return BoostedWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
 
 

@@ -121,11 +121,14 @@ class Course:
         try:
             self._to_next_pause()
         except HeliostatError as error:
-            trouble = {"error": str(error), "interrupted": error.exit_status == INTERRUPTED}
+            trouble = {
+                "error": str(error),
+                "interrupted": error.exit_status == INTERRUPTED,
+                "out_of_memory": _is_out_of_memory(error.__cause__),
+            }
         except Exception as error:  # Tune would tell its type but not its text
-            out_of_memory = "OutOfMemory" in type(error).__name__
             text = f"{type(error).__name__}: {error}"
-            trouble = {"error": text, "out_of_memory": out_of_memory}
+            trouble = {"error": text, "out_of_memory": _is_out_of_memory(error)}
         # Time that several share is shared among them.
         seconds = (time.monotonic() - started) / len(self._tellers)
         return [teller.answer(seconds, trouble) for teller in self._tellers]
@@ -138,6 +141,10 @@ class Course:
         for place, event in self._events:
             if self._tellers[place].hear(event) and self.waits:
                 return
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    return "OutOfMemory" in type(error).__name__  # torch's, or Ray's: neither need be imported
 
 
 class Teller:

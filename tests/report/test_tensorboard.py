@@ -6,6 +6,7 @@ import math
 import struct
 
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
 from heliostat.report.tensorboard import NoBoard, TensorBoard, open_board
 from heliostat.storage.objects import ObjectPath
@@ -17,7 +18,10 @@ def events(folder) -> list[Event]:
         content = path.read_bytes()
         while content:
             (length,) = struct.unpack("<Q", content[:8])
-            found.append(Event.FromString(content[12 : 12 + length]))
+            event = content[12 : 12 + length]
+            sums = struct.pack("<II", *map(masked_crc32c, (content[:8], event)))
+            assert sums == content[8:12] + content[12 + length : 16 + length]
+            found.append(Event.FromString(event))
             content = content[16 + length :]
     return found
 
@@ -43,4 +47,5 @@ def test_rows_become_scalars_and_a_resume_cuts_what_came_after(tmp_path):
     assert scalars(tmp_path) == expected
     begun = [event.step for event in events(tmp_path) if event.HasField("session_log")]
     assert begun and begun[0] == 2  # TensorBoard forgets from here on
+    assert events(tmp_path)[0].file_version == "brain.Event:2"
     assert isinstance(open_board(ObjectPath("s3://bucket", "run")), NoBoard)

@@ -79,6 +79,8 @@ def feature_matrix(
     numbers: npt.NDArray[np.float32], categories: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
     """[rows, numbers + categories] float32; unknown and missing categories are NaN."""
+    if not categories.shape[1]:
+        return numbers
     codes = categories.astype(np.float32) - FIRST_VALUE
     codes[categories < FIRST_VALUE] = np.nan
     return np.concatenate([numbers, codes], 1)
@@ -198,12 +200,8 @@ class BoosterPredictor:
         """See `Predictor`."""
         if len(numbers) == 0:
             return np.empty((0,) if self.shape.num_outputs == 1 else (0, self.shape.num_outputs))
-        matrix = xgboost.DMatrix(
-            feature_matrix(numbers, categories),
-            feature_types=feature_types(self.shape),
-            enable_categorical=True,
-        )
-        return self.booster.predict(matrix).astype(np.float64)
+        features = feature_matrix(numbers, categories)
+        return self.booster.inplace_predict(features, validate_features=False).astype(np.float64)
 
     def save(self, folder: Path) -> str:
         """See `Predictor`."""

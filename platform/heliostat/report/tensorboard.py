@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from heliostat.report.event_file import EventFile
 from heliostat.storage.files import on_full_disk
 from heliostat.storage.objects import StorePath
 
@@ -73,29 +74,20 @@ class TensorBoard:
 
 
 class _Writer:
-    """tensorboardX's writer of events without its thread and queue: once the thread has died of a
-    full disk, who adds to the queue waits for ever.
-    """
+    """An event file that says so where the disk is full, and is flushed now and then."""
 
     def __init__(self, folder: Path, purge: int | None) -> None:
-        from tensorboardX.event_file_writer import EventsWriter  # a third of a second
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
-
-        self._event, self._scalar = Event, scalar
         self._path, self._flushed = folder, time.monotonic()
-        suffix = f".{time.time_ns()}"  # its own names differ by the second only
         with on_full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._events = EventsWriter(str(folder / "events"), suffix)
-        if purge is not None:
-            start = SessionLog(status=SessionLog.START)
-            self._write(Event(step=purge, file_version="brain.Event:2"))
-            self._write(Event(step=purge, session_log=start))
+            self._events = EventFile(folder)
+            if purge is not None:
+                self._events.purge(purge)
 
     def add(self, name: str, value: float, step: int, when: float) -> None:
         """One value."""
-        self._write(self._event(wall_time=when, step=step, summary=self._scalar(name, value)))
+        with on_full_disk(self._path):
+            self._events.scalar(name, value, step, when)
 
     def flush_sometimes(self) -> None:
         """Let others see what has been written, now and then."""
@@ -108,10 +100,6 @@ class _Writer:
         """Write what is left."""
         with on_full_disk(self._path):
             self._events.close()
-
-    def _write(self, event: Any) -> None:
-        with on_full_disk(self._path):
-            self._events.write_event(event)
 
 
 def open_board(run: StorePath) -> Board:

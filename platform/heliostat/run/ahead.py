@@ -20,10 +20,8 @@ def imports_ahead(spec: JobSpec) -> threading.Thread:
     modules = ["heliostat.report.page"]
     if spec.tune is not None:
         modules.insert(0, "heliostat.run.sweep")
-    else:
-        modules.append("tensorboardX")  # and with it torch: a sweep writes its curves elsewhere
-        if spec.scale.num_workers > 1:
-            modules.insert(0, "heliostat.train.ray_train")
+    elif spec.scale.num_workers > 1:
+        modules.insert(0, "heliostat.train.ray_train")
     return threading.Thread(target=_import, args=(modules,), daemon=True, name="imports-ahead")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from heliostat.models.boosted import (
 from heliostat.models.predictor import Scores
 from heliostat.parallel.device import training_device
 from heliostat.parallel.world import World, gather
+from heliostat.plan.counts import SIDES
 from heliostat.spec.model import XGBoostModel
 from heliostat.train.artifact import save_model
 from heliostat.train.assignment import Assignment, OpenData
@@ -51,7 +52,7 @@ from heliostat.train.events import (
 )
 from heliostat.train.metrics import compute_metrics
 from heliostat.train.quantised import quantised
-from heliostat.train.scoring import evaluated_metrics, final_metrics, side_metrics
+from heliostat.train.scoring import evaluated_metrics, final_metrics
 from heliostat.train.stopping import Progress
 
 SEGMENT_ROUNDS = 20
@@ -74,12 +75,9 @@ def train_boosted(
     predictor = BoosterPredictor(trainer.final_booster(), data.shape)
     if world.leads:
         save_model(assignment, data, predictor)
-    sides = ("train", "validation", "test") if assignment.final else ("validation",)
-    if trainer.scores is not None and not assignment.final:
-        values, drawn = side_metrics(spec, data, "validation", trainer.scores)
-        metrics, details = {"validation": values}, {"validation": drawn}
-    else:
-        metrics, details = final_metrics(spec, data, predictor, world, sides)
+    sides = SIDES if assignment.final else ("validation",)
+    known = trainer.known_scores(sides)
+    metrics, details = final_metrics(spec, data, predictor, world, sides, known)
     score = metrics.get("validation", {}).get(spec.objective_metric, float("nan"))
     progress = predictor.booster.num_boosted_rounds()
     yield Finished(trainer.round, metrics, score, details, progress=progress)
@@ -182,12 +180,30 @@ class _Trainer:
 
     def final_booster(self) -> xgboost.Booster:
         """The booster up to its best round if the job stops early, else all of it."""
-        if self.spec.train.early_stopping is None or self.progress.best_score is None:
-            whole = self._booster()
-        else:
-            whole = self._up_to(self.progress.best_step)
+        kept = self._num_kept()
+        whole = self._booster() if kept == self.round else self._up_to(kept)
         # One that was ever loaded writes its base score in another way: let all have been.
         return xgboost.Booster(self.parameters, model_file=whole.save_raw("ubj"))
+
+    def _num_kept(self) -> int:
+        if self.spec.train.early_stopping is None or self.progress.best_score is None:
+            return self.round
+        return self.progress.best_step
+
+    def known_scores(self, sides: Sequence[str]) -> dict[str, Scores]:
+        """Of the sides whose rows are at hand as bins, those of the rounds that are kept; the same
+        bits as from the rows' own values, as trees only ask on which side of a bin's edge they lie.
+        """
+        known = {} if self.scores is None else {"validation": self.scores}
+        if "train" in sides:
+            part = self._booster().predict(
+                self.matrices.train, iteration_range=(0, self._num_kept())
+            )
+            rows = self.data.rows("train")
+            mine = rank_slice(len(rows), self.world.rank, self.world.size)
+            part = self.matrices.in_row_order(part).astype(np.float64)
+            known["train"] = gather(self.world, part, mine.start, len(rows))
+        return known
 
     def _exhausted(self) -> bool:
         early = self.spec.train.early_stopping

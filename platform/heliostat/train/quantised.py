@@ -8,6 +8,7 @@ of rows changes no byte of the model.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,23 @@ _Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Matrices:
-    """This rank's rows: those of training with their targets, and those of validation, if any."""
+    """This rank's rows: those of training with their targets, and those of validation, if any.
+    `order` says which of this rank's training rows stands at each place of the matrix.
+    """
 
     train: xgboost.QuantileDMatrix
     validation: xgboost.QuantileDMatrix | None
     rows: _Rows
     target: npt.NDArray[Any]
+    order: _Rows | None
+
+    def in_row_order(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Values of the matrix's rows, in the order of this rank's training rows."""
+        if self.order is None:
+            return values
+        restored = np.empty_like(values)
+        restored[self.order] = values
+        return restored
 
 
 def quantised(
@@ -69,21 +81,22 @@ class _Builder:
         train = np.asarray(data.rows("train"))
         reference = self._reference(train)
         mine = self._own(train)
-        features = self._features(mine)
+        features, order = self._features(mine), None
         # XGBoost's ranks do all of this together, so that none may decide for itself.
         rows_a_rank = len(train) // self._world.size
         if self._lays and rows_a_rank >= LEAST_LAID_ROWS:
             order = self._order(reference, features, num_parts=1 + rows_a_rank // ROWS_AT_ONCE)
             mine = mine[order]
-            for column in features.T:  # a second matrix would be most of what we hold
-                column[:] = column[order]
-        target = data.reader.targets(mine)
-        matrix = self._matrix(features, target, reference)
+            laid = _Laid(features, order, feature_types(data.shape))
+            matrix = self._matrix(laid, reference)
+        else:
+            matrix = self._matrix(features, reference, **self._types)
+        del features
         validation = None
         if len(rows := np.asarray(data.rows("validation"))):
             part = self._own(rows)
-            validation = self._matrix(self._features(part), data.reader.targets(part), reference)
-        return Matrices(matrix, validation, mine, target)
+            validation = self._matrix(self._features(part), reference, **self._types)
+        return Matrices(matrix, validation, mine, data.reader.targets(mine), order)
 
     def _own(self, rows: _Rows) -> _Rows:
         return rows[rank_slice(len(rows), self._world.rank, self._world.size)]
@@ -92,11 +105,11 @@ class _Builder:
         """The sample, whose targets only say how rows are laid."""
         hashes = self._data.prepared.hashes(self._seed)[train]
         count = min(REFERENCE_ROWS, len(train))
-        sample = np.sort(train[np.argsort(hashes, kind="stable")[:count]])
+        sample = np.sort(train[np.argpartition(hashes, count - 1)[:count]])
         features = reference_rows(self._features(sample), self._data.shape)
         target = np.zeros(len(features), np.float32)
         target[:count] = self._data.reader.targets(sample)
-        return self._matrix(features, target, None)
+        return self._matrix(features, None, label=target, **self._types)
 
     def _order(
         self, reference: xgboost.QuantileDMatrix, features: _Features, num_parts: int
@@ -115,21 +128,51 @@ class _Builder:
         return np.lexsort(np.concatenate(leaves).T[::-1])
 
     def _features(self, rows: _Rows) -> _Features:
-        inputs = self._data.reader.inputs(rows)
-        return feature_matrix(inputs.numbers, inputs.categories)
+        """As XGBoost takes them, read by several threads; own code is called by one at a time."""
+        reader, shape = self._data.reader, self._data.shape
+        whole = np.empty((len(rows), shape.num_numbers + len(shape.cardinalities)), np.float32)
+
+        def read(start: int) -> None:
+            inputs = reader.inputs(rows[start : start + ROWS_AT_ONCE])
+            whole[start : start + ROWS_AT_ONCE] = feature_matrix(inputs.numbers, inputs.categories)
+
+        threads = 1 if self._data.encoder.customs else self._threads
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, range(0, len(rows), ROWS_AT_ONCE)))
+        return whole
 
     @property
     def _types(self) -> dict[str, Any]:
         return {"feature_types": feature_types(self._data.shape), "enable_categorical": True}
 
     def _matrix(
-        self, features: _Features, target: Any, reference: xgboost.QuantileDMatrix | None
+        self, features: Any, reference: xgboost.QuantileDMatrix | None, **more: Any
     ) -> xgboost.QuantileDMatrix:
         return xgboost.QuantileDMatrix(
-            features,
-            target,
-            ref=reference,
-            max_bin=self._max_bin,
-            nthread=self._threads,
-            **self._types,
-        )
+            features, ref=reference, max_bin=self._max_bin, nthread=self._threads,
+            **{"enable_categorical": True} | more,
+        )  # fmt: skip
+
+
+class _Laid(xgboost.DataIter):
+    """Rows in the order they are laid, some at a time: a second matrix would be most of what we
+    hold.
+    """
+
+    def __init__(self, features: _Features, order: _Rows, types: list[str]) -> None:
+        super().__init__()
+        self._features, self._order, self._types = features, order, types
+        self._start = 0
+
+    def reset(self) -> None:
+        """Begin again: XGBoost goes through them several times."""
+        self._start = 0
+
+    def next(self, input_data: Any) -> bool:
+        """Hand over some rows; whether there were any."""
+        part = self._order[self._start : self._start + ROWS_AT_ONCE]
+        if self._start and not len(part):
+            return False
+        self._start += ROWS_AT_ONCE
+        input_data(data=self._features.take(part, axis=0), feature_types=self._types)
+        return True

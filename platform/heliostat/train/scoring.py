@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -109,16 +110,19 @@ def validation_metrics(
 
 
 def final_metrics(
-    spec: JobSpec, data: OpenData, predictor: Predictor, world: World, sides: Sequence[str] = SIDES
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """All metrics of the task on each side that has rows, and what the report draws."""
+    spec: JobSpec, data: OpenData, predictor: Predictor, world: World,
+    sides: Sequence[str] = SIDES, known: Mapping[str, Scores] = MappingProxyType({}),
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:  # fmt: skip
+    """All metrics of the task on each side that has rows, and what the report draws; `known` holds
+    the scores of sides that need not be scored again.
+    """
     metrics: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
     for side in sides:
         if data.sequences and len(data.rows(side)):
             metrics[side] = text_metrics(data, side, predictor, world)
         elif len(data.rows(side)):
-            scores = side_scores(data, side, predictor, world)
+            scores = known[side] if side in known else side_scores(data, side, predictor, world)
             metrics[side], details[side] = side_metrics(spec, data, side, scores)
     return metrics, details
 

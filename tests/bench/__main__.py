@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.bench.figures import FILE_VARIABLE, ROOT, Figure, Goal
 
-ALL = ()
+ALL = ("boosted",)
 TABLE = ROOT / "bench.json"
 LIBRARIES = ("ray", "torch", "xgboost", "numpy", "pyarrow")
 BOUND_SECONDS = 600

@@ -184,24 +184,31 @@ def _spread(probability: _Floats) -> _Floats:
 
 
 class BoosterPredictor:
-    """A trained booster."""
+    """A trained booster, that scores on `device`."""
 
-    def __init__(self, booster: xgboost.Booster, shape: Shape) -> None:
-        self.booster, self.shape = booster, shape
+    def __init__(self, booster: xgboost.Booster, shape: Shape, device: Device) -> None:
+        self.booster, self.shape, self._device = booster, shape, device
 
     @classmethod
     def load(cls, folder: Path, shape: Shape) -> BoosterPredictor:
         """The booster that `save` wrote."""
         device = scoring_device()
         check_device(device)
-        return cls(xgboost.Booster({"device": device}, model_file=str(folder / BOOSTER)), shape)
+        booster = xgboost.Booster({"device": device}, model_file=str(folder / BOOSTER))
+        return cls(booster, shape, device)
 
     def scores(self, numbers: npt.NDArray[Any], categories: npt.NDArray[Any]) -> Scores:
         """See `Predictor`."""
         if len(numbers) == 0:
             return np.empty((0,) if self.shape.num_outputs == 1 else (0, self.shape.num_outputs))
         features = feature_matrix(numbers, categories)
-        return self.booster.inplace_predict(features, validate_features=False).astype(np.float64)
+        if self._device == "cpu":
+            scores = self.booster.inplace_predict(features, validate_features=False)
+        else:  # which takes rows of the host as a matrix only
+            types = feature_types(self.shape)
+            matrix = xgboost.DMatrix(features, feature_types=types, enable_categorical=True)
+            scores = self.booster.predict(matrix)
+        return scores.astype(np.float64)
 
     def save(self, folder: Path) -> str:
         """See `Predictor`."""

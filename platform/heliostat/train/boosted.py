@@ -72,7 +72,8 @@ def train_boosted(
         if isinstance(event, Stopped):
             return
     spec = assignment.spec
-    predictor = BoosterPredictor(trainer.final_booster(), data.shape)
+    device = trainer.parameters["device"]
+    predictor = BoosterPredictor(trainer.final_booster(), data.shape, device)
     if world.leads:
         save_model(assignment, data, predictor)
     sides = SIDES if assignment.final else ("validation",)

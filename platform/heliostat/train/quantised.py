@@ -25,7 +25,7 @@ from heliostat.train.assignment import Assignment, OpenData
 REFERENCE_ROWS = 200_000
 LEAST_LAID_ROWS = 65_536  # fewer fit into a core's cache, in whatever order
 LEAST_LAID_ROUNDS = 100  # laying costs what it gains in about fifty
-LAYING_TREES, LAYING_DEPTH = 5, 6
+LAYING_TREES, LAYING_DEPTH = 3, 6
 ROWS_AT_ONCE = 65_536
 
 _Rows = npt.NDArray[np.int64]
@@ -154,7 +154,7 @@ class _Builder:
         )  # fmt: skip
 
 
-class _Laid(xgboost.DataIter):
+class _Laid(xgboost.DataIter):  # type: ignore[misc]  # XGBoost has no types
     """Rows in the order they are laid, some at a time: a second matrix would be most of what we
     hold.
     """

@@ -10,6 +10,7 @@ from functools import partial
 import ray
 
 from heliostat.errors import HeliostatError
+from heliostat.models.without import without
 from heliostat.parallel.device import training_device
 from heliostat.parallel.world import BoostedWorld, SoloWorld, TorchWorld, World
 from heliostat.spec.job import JobSpec
@@ -98,6 +99,8 @@ def preload(family: str) -> None:
 
         import heliostat.train.network
     elif family == "boosted":
-        import heliostat.train.boosted
+        with without("sklearn", "xgboost"):
+            import heliostat.train.boosted
     else:
-        import heliostat.train.classic  # noqa: F401
+        with without("torch", "skops"):
+            import heliostat.train.classic  # noqa: F401

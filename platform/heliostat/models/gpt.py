@@ -7,14 +7,21 @@ safetensors load here, and ours there, without renaming.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heliostat.models.documents import block_mask, dense_mask
 from heliostat.models.randomness import HashDropout, Randomness
+from heliostat.models.token_loss import TokenLoss
 from heliostat.spec.model import GptModel
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    Mask = Tensor | BlockMask
 
 INIT_DEVIATION = 0.02  # GPT-2's
 
@@ -40,18 +47,24 @@ class Gpt(nn.Module):
     }
     shard_units: ClassVar = ("model.layers.*",)
     pipeline_units: ClassVar = "model.layers"
+    takes_loss: ClassVar = True
 
     def __init__(self, spec: GptModel, vocabulary: int, end: int, randomness: Randomness) -> None:
         super().__init__()
         self.end, self.within_document = end, spec.attention == "document"
+        self.vocabulary = vocabulary
         self.model = Decoder(spec, vocabulary, randomness)
         if not spec.tie_word_embeddings:
             self.lm_head = nn.Linear(spec.hidden_size, vocabulary, bias=False)
         self._initialise(spec.num_hidden_layers)
 
-    def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        """See the class; there are no numbers."""
-        return self.project(self.transform(self.embed(numbers, categories), categories))
+    def forward(self, numbers: Tensor, categories: Tensor, loss: TokenLoss | None = None) -> Tensor:
+        """See the class; there are no numbers. With `loss`, it is what is returned."""
+        x = self.transform(self.embed(numbers, categories), categories)
+        if loss is None:
+            return self.project(x)
+        ends = [self.model.norm.weight, self._output_weight]
+        return loss.of(x, self.project, ends, self.vocabulary, self._is_compiled)
 
     def embed(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """What the layers begin with: [rows, tokens, width]."""
@@ -60,8 +73,7 @@ class Gpt(nn.Module):
 
     def transform(self, x: Tensor, categories: Tensor) -> Tensor:
         """The layers, one after another."""
-        mask = _document_mask(categories, self.end) if self.within_document else None
-        output: Tensor = self.model(x, mask)
+        output: Tensor = self.model(x, self._mask(categories) if self.within_document else None)
         return output
 
     def project(self, x: Tensor) -> Tensor:
@@ -71,6 +83,22 @@ class Gpt(nn.Module):
             logits: Tensor = self.lm_head(x)
             return logits
         return F.linear(x, self.model.embed_tokens.weight)
+
+    def _mask(self, tokens: Tensor) -> Mask:
+        """FlexAttention pays where it is compiled for a GPU; uncompiled it would be slow."""
+        of_blocks = tokens.is_cuda and self._is_compiled
+        return block_mask(tokens, self.end) if of_blocks else dense_mask(tokens, self.end)
+
+    @property
+    def _output_weight(self) -> nn.Parameter:
+        head: nn.Module = self.lm_head if hasattr(self, "lm_head") else self.model.embed_tokens
+        weight: nn.Parameter = head.weight
+        return weight
+
+    @property
+    def _is_compiled(self) -> bool:
+        """Whether `nn.Module.compile` was called on the layers."""
+        return any(layer._compiled_call_impl is not None for layer in self.model.layers)
 
     def _initialise(self, num_layers: int) -> None:
         """What adds to the residual stream is smaller, by the root of how often that is done."""
@@ -98,10 +126,8 @@ class Decoder(nn.Module):
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """See the class; `mask` [rows, 1, tokens, tokens] says who sees whom (None: what came
-        before).
-        """
+    def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
+        """See the class; `mask` says who sees whom (None: what came before)."""
         length = x.shape[1]
         for layer in self.layers:
             x = layer(x, mask, self.cosines[:length], self.sines[:length])
@@ -123,7 +149,7 @@ class DecoderLayer(nn.Module):
             for i in range(2 if spec.dropout > 0 else 0)
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None, cosines: Tensor, sines: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | None, cosines: Tensor, sines: Tensor) -> Tensor:
         """[rows, tokens, width] to the same."""
         attended = self.self_attn(self.input_layernorm(x), mask, cosines, sines)
         x = x + self._dropped(0, attended)
@@ -155,7 +181,7 @@ class Attention(nn.Module):
             self.k_norm = nn.RMSNorm(self.head_width, spec.rms_norm_eps)
         self.normed = spec.qk_norm
 
-    def forward(self, x: Tensor, mask: Tensor | None, cosines: Tensor, sines: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | None, cosines: Tensor, sines: Tensor) -> Tensor:
         """[rows, tokens, width] to the same."""
 
         def heads(part: Tensor) -> Tensor:
@@ -165,9 +191,7 @@ class Attention(nn.Module):
         if self.normed:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = (_rotated(part.transpose(1, 2), cosines, sines) for part in (q, k))
-        mixed = F.scaled_dot_product_attention(
-            q, k, v.transpose(1, 2), mask, is_causal=mask is None, enable_gqa=True
-        )
+        mixed = _attended(q, k, v.transpose(1, 2), mask)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 
@@ -196,16 +220,21 @@ def rotary_tables(length: int, width: int, theta: float) -> tuple[Tensor, Tensor
     return angles.cos(), angles.sin()
 
 
+def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    if mask is not None and not isinstance(mask, Tensor):
+        from torch.nn.attention.flex_attention import flex_attention  # as slow as its mask's
+
+        q, k = q.to(v.dtype), k.to(v.dtype)  # which autocast does for the other
+        mixed: Tensor = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
+        return mixed
+    if mask is not None and q.is_cuda and len(q[0]) > len(k[0]):
+        # Only kernels without a mask know shared heads; torch would compute step by step.
+        k, v = (part.repeat_interleave(len(q[0]) // len(k[0]), 1) for part in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
+
+
 def _rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """`x` is [rows, heads, tokens, width]."""
     first, second = x.chunk(2, -1)
     turned = torch.cat([-second, first], -1)
     return x * cosines.to(x.dtype) + turned * sines.to(x.dtype)
-
-
-def _document_mask(tokens: Tensor, end: int) -> Tensor:
-    """[rows, 1, tokens, tokens]: a token sees those before it in its own document."""
-    document = (tokens == end).cumsum(1)
-    length = tokens.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-    return ((document[:, :, None] == document[:, None, :]) & causal)[:, None]

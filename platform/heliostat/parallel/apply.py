@@ -139,9 +139,9 @@ def clip(parameters: Sequence[nn.Parameter], max_norm: float, norm: Tensor) -> N
     if not any(isinstance(gradient, DTensor) for gradient in gradients):
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return
-    factor = min(1.0, max_norm / (float(norm) + 1e-6))
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # which nobody waits for
     for gradient in gradients:
-        gradient.mul_(factor)
+        (gradient.to_local() if isinstance(gradient, DTensor) else gradient).mul_(factor)
 
 
 def whole_tensors(model: nn.Module, own: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -19,6 +19,7 @@ from heliostat.spec.model import (
     TreeModel,
 )
 
+MOST_LOGITS = 2**27  # at once: of more, the loss is computed in pieces
 NODE_BYTES = 72  # one node of scikit-learn's tree: 64 bytes and at least one value
 
 
@@ -43,8 +44,11 @@ def memory_need(spec: JobSpec, num_rows: int, width: int) -> MemoryNeed:
         model, micro = spec.model, spec.scale.micro_batch_size
         rows = -(-spec.train.batch_size // spec.scale.num_workers) if micro == "auto" else micro
         tokens = model.vocab_size or read_vocabulary(model.tokenizer, model.end_token).size
-        total = rows * model.max_tokens * tokens * 8
+        num_logits = rows * model.max_tokens * tokens
+        total = min(num_logits, MOST_LOGITS) * 8
         text = f"logits of {rows} x {model.max_tokens} tokens x {tokens} x 8 bytes"
+        if num_logits > MOST_LOGITS:
+            text = f"{MOST_LOGITS:,} logits at once x 8 bytes"
         return MemoryNeed(total, text)
     window = min(local, 65_536)
     total = window * (width + 2) * 8

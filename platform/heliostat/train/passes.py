@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heliostat.errors import TrainError
+from heliostat.models.token_loss import TokenLoss
 from heliostat.parallel.apply import is_cut, unsynced
 from heliostat.parallel.pipeline import Stage, stage_of
 from heliostat.parallel.world import SoloWorld, World
@@ -73,9 +74,21 @@ class OneByOne:
         return forward_trouble(self.task.model, again, share, step + 1, asking)
 
     def _backward(self, piece: TensorBatch, step: int, scale: float) -> Tensor:
-        loss = mean_loss(self.task, self.world, self._outputs(piece, step), piece, scale)
+        loss = self._loss(piece, step, scale)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() if scale == 1 else loss.detach() / scale
+
+    def _loss(self, piece: TensorBatch, step: int, scale: float) -> Tensor:
+        task = self.task
+        if not getattr(task.model, "takes_loss", False):
+            return mean_loss(task, self.world, self._outputs(piece, step), piece, scale)
+        task.randomness.set(step, piece.rows)
+        weights = mean_weights(self.world, piece, scale)
+        with autocast(task, self.device):
+            loss: Tensor = task.replica(
+                piece.numbers, piece.categories, TokenLoss(task.loss_sum, piece.target, weights)
+            )
+        return loss
 
     def _outputs(self, piece: TensorBatch, step: int) -> Tensor:
         self.task.randomness.set(step, piece.rows)
@@ -147,8 +160,13 @@ def mean_loss(task: Fit, world: World, outputs: Tensor, piece: TensorBatch, scal
     """The piece's part of the global batch's mean loss, times `scale` and the number of ranks:
     parallelism averages gradients over them, and the global mean needs their sum.
     """
+    return task.loss_sum(outputs, piece.target, mean_weights(world, piece, scale))
+
+
+def mean_weights(world: World, piece: TensorBatch, scale: float) -> Tensor:
+    """What the piece's losses are multiplied by in the mean."""
     weight = piece.global_weight or 1.0  # rows that all weigh nothing teach nothing
-    return task.loss_sum(outputs, piece.target, piece.weights * (world.size * scale / weight))
+    return piece.weights * (world.size * scale / weight)
 
 
 def autocast(task: Fit, device: str) -> AbstractContextManager[object]:

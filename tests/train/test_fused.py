@@ -9,16 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from heliostat.models.stacked import stacked
 from heliostat.parallel.world import SoloWorld
 from heliostat.plan.fuse import fuse_key
+from heliostat.spec.train import OptimizerSpec
 from heliostat.storage.lease import Lease
 from heliostat.train.assignment import Assignment, RunPlace, open_data
 from heliostat.train.control import NoControl
 from heliostat.train.events import Failed, Finished, Stopped, Validated
 from heliostat.train.fused import train_fused
 from heliostat.train.job import train_events
+from heliostat.train.stacked_optim import StackedOptimizer
 from tests.conftest import job_text
 from tests.data.packing import plan_of, prepare_here
 
@@ -186,3 +190,30 @@ def test_those_that_go_on_when_the_first_have_ended_keep_their_dropout(assigned)
     assert [events[-1].step for events in ours][0] < ours[-1][-1].step
     assert_equal(ours, theirs)
     assert_same_weights(fused[3:], separate[3:])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_models_are_updated_at_once_as_one_after_another(name):
+    """What a GPU does, on the CPU: each model's rate, decay and clip norm, and factors that change."""
+    specs = [
+        OptimizerSpec(
+            name=name, learning_rate=rate, weight_decay=10 * rate, momentum=0.5,
+            parameters={"1.*": {"learning_rate": 0.1}},
+        )
+        for rate in (0.001, 0.01, 0.03)
+    ]  # fmt: skip
+    found = []
+    for at_once in (False, True):
+        torch.manual_seed(4)
+        models = [torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 1)) for _ in specs]
+        model = stacked(models, own_rows=False)
+        optimizer = StackedOptimizer(specs, [None, 0.1, 1.0], model)
+        optimizer.load([{}] * 3, step=7)
+        optimizer.at_once = at_once
+        for step in range(6):
+            factors = [1.0, 1.0 - step // 2 / 4, 0.5]
+            x = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(step))
+            optimizer.step(model(x).square().sum(), factors)
+        state = [optimizer.state_of(place) for place in range(3)]
+        found.append((dict(model.state_dict()), state))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -23,6 +23,7 @@ from heliostat.train.stacked_optim import StackedOptimizer
 from heliostat.train.task import TensorBatch
 
 SIZES = (2, 4, 8, 16, 32, 64)
+MORE_SIZES = (128, 256)  # on a GPU, which has more to fill
 LEAST_GAIN = 1.1
 GOOD_ENOUGH = 0.95  # of the best pace: a smaller cohort leaves more to the other lanes
 MEASURED_SECONDS = 0.3
@@ -46,10 +47,11 @@ def measured_cohort(assignment: Assignment, most: int, own_rows: bool) -> Cohort
     spec = assignment.spec
     torch.set_num_threads(max(1, int(spec.scale.resources.cpu)))
     trial = _Steps(assignment)
-    limit = (spec.scale.resources.memory or machine_memory_bytes() or 2**31) * MEMORY_SHARE
+    limit = _memory_bytes(assignment, trial.device) * MEMORY_SHARE
+    sizes = SIZES if trial.device.type == "cpu" else SIZES + MORE_SIZES
     alone = _seconds(trial.alone())
     paces: dict[int, float] = {}
-    for size in SIZES:
+    for size in sizes:
         if size > most or size * trial.bytes_each > limit:
             break
         paces[size] = alone * size / _seconds(trial.together(size, own_rows))
@@ -62,6 +64,15 @@ def measured_cohort(assignment: Assignment, most: int, own_rows: bool) -> Cohort
         return CohortSize(1, f"trained one by one: {why}")
     size = min(size for size, pace in paces.items() if pace >= best * GOOD_ENOUGH)
     return CohortSize(size, f"cohorts of {size}, {paces[size]:.1f} times as fast a step as alone")
+
+
+def _memory_bytes(assignment: Assignment, device: torch.device) -> float:
+    """What a cohort has where it trains: of a GPU, what the job asks for."""
+    resources = assignment.spec.scale.resources
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total * min(1.0, resources.gpu)
+    return resources.memory or machine_memory_bytes() or 2**31
 
 
 class _Steps:

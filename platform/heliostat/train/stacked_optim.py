@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,11 @@ class StackedOptimizer:
     ) -> None:
         self._specs = specs
         self.rates = [spec.learning_rate for spec in specs]
-        runs = self._lay_out(model)
+        self._runs = runs = self._lay_out(model)
+        # To start a kernel takes a GPU longer than to update a small model.
+        self.at_once = self._weights.is_cuda
+        self._factors: Sequence[float] = ()
+        self._rates = self._weights.new_zeros(0)
         self._gradient = torch.zeros_like(self._weights)
         self._gradients = [
             self._gradient[:, columns].view(len(specs), *shape)
@@ -65,6 +70,9 @@ class StackedOptimizer:
                 norms = torch.linalg.vector_norm(self._gradient, dim=1)
                 self._gradient.mul_((self._limits / (norms + 1e-6)).clamp(max=1.0)[:, None])
             self._steps += 1
+            if self.at_once:
+                self._update_at_once(factors)
+                return
             update = self._adamw if self._specs[0].name == "adamw" else self._sgd
             for part in self._parts:
                 update(part, part.rate * factors[part.row])
@@ -127,6 +135,51 @@ class StackedOptimizer:
         first, second = (moment[row, columns] for moment in self._moments)
         own = self._weights[row, columns], self._gradient[row, columns]
         return _Part(row, rate, decay, *own, (first, second), self._steps[row])
+
+    def _update_at_once(self, factors: Sequence[float]) -> None:
+        """All models and runs of weights together, each by its own settings."""
+        if factors != self._factors:  # most often they stay what they were
+            rates = [
+                [rate * factor for (rate, _), factor in zip(own, factors, strict=True)]
+                for own in self._runs
+            ]
+            self._factors, self._rates = factors, self._of_models(rates)
+        decays = self._decays
+        if self._specs[0].name == "adamw":
+            updates = self._directions()
+            self._weights.mul_(1 - self._rates * decays)
+        else:
+            gradient = torch.addcmul(self._gradient, self._weights, decays)
+            updates = self._moments[0].mul_(self._momenta).add_(gradient)
+        self._weights.addcmul_(updates, self._rates, value=-1)
+
+    def _directions(self) -> Tensor:
+        """Where AdamW goes, before the rate."""
+        (first, second), (slow, slower) = self._moments, BETAS
+        first.lerp_(self._gradient, 1 - slow)
+        second.mul_(slower).addcmul_(self._gradient, self._gradient, value=1 - slower)
+        one, other = (1 - beta ** self._steps[:, None] for beta in BETAS)
+        return first / (second.sqrt().div_(other.sqrt()).add_(EPSILON)).mul_(one)
+
+    @cached_property
+    def _decays(self) -> Tensor:
+        return self._of_models([[decay for _, decay in own] for own in self._runs])
+
+    @cached_property
+    def _momenta(self) -> Tensor:
+        return self._weights.new_tensor([spec.momentum for spec in self._specs])[:, None]
+
+    def _of_models(self, values: Sequence[Sequence[float]]) -> Tensor:
+        """A value of each run of weights and model, as [models, weights] to multiply with."""
+        table = torch.tensor(values, dtype=self._weights.dtype)
+        if self._weights.is_cuda:
+            table = table.pin_memory().to(self._weights.device, non_blocking=True)
+        return table.T.repeat_interleave(self._lengths, 1, output_size=self._weights.shape[1])
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        lengths = [columns.stop - columns.start for columns in self._runs.values()]
+        return torch.tensor(lengths, device=self._weights.device)
 
     def _adamw(self, part: _Part, rate: float) -> None:
         """Loshchilov and Hutter, 2019, by the same kernel that torch's own optimizer calls, which

@@ -91,9 +91,8 @@ class Gpt(nn.Module):
 
     @property
     def _output_weight(self) -> nn.Parameter:
-        head: nn.Module = self.lm_head if hasattr(self, "lm_head") else self.model.embed_tokens
-        weight: nn.Parameter = head.weight
-        return weight
+        name = "lm_head" if hasattr(self, "lm_head") else "model.embed_tokens"
+        return self.get_parameter(f"{name}.weight")
 
     @property
     def _is_compiled(self) -> bool:

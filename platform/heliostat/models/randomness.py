@@ -6,7 +6,7 @@ The integer mixing is "lowbias32" (Wellons, 2018, found by search for low bias).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -24,6 +24,13 @@ class Randomness:
         self._step = 0
         self._rows: Tensor | None = None
         self._keys: Tensor | None = None
+        self.outside: Callable[[Randomness], Tensor | None] | None = None
+
+    def stay_outside(self) -> None:
+        """Let what torch compiles ask for keys without looking into how they come about. Not from
+        the beginning: it loads the compiler.
+        """
+        self.outside = torch.compiler.disable(_row_keys)  # type: ignore[no-untyped-call]
 
     def set(self, step: int, rows: Tensor) -> None:
         """Key the coming draws by `step` and the global number of each row ([rows] int64)."""
@@ -74,9 +81,12 @@ class HashDropout(nn.Module):
         return x * kept * (1 / (1 - self.probability))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def row_keys_of(randomness: Randomness) -> Tensor | None:
     """Its keys, from outside of what is compiled: they change with the step."""
+    return randomness.row_keys if randomness.outside is None else randomness.outside(randomness)
+
+
+def _row_keys(randomness: Randomness) -> Tensor | None:
     return randomness.row_keys
 
 

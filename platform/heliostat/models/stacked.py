@@ -158,8 +158,9 @@ class StackedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[models, rows, width] to the same."""
-        keys = [row_keys_of(randomness) for randomness in self.randomness]
-        if not self.training or keys[0] is None:
+        found = [row_keys_of(randomness) for randomness in self.randomness]
+        keys = [each for each in found if each is not None]
+        if not self.training or not keys:
             return x
         bits = mix(torch.stack(keys)[..., None] ^ self.columns) & 0x7FFFFFFF
         return x * (bits >= self.least[:, None, None]) * self.factor[:, None, None]

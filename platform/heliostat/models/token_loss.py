@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from heliostat.parallel.parts import is_part
 from heliostat.plan.memory import MOST_LOGITS
 
 Project = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ class TokenLoss:
         `parameters`; in pieces, if they are more than `MOST_LOGITS`.
         """
         at_once = max(1, MOST_LOGITS // num_outputs)
-        is_cut = any(isinstance(parameter, DTensor) for parameter in parameters)
+        is_cut = any(is_part(parameter) for parameter in parameters)
         if x.shape[0] * x.shape[1] <= at_once or is_cut:
             return _projected(project, self.sum_of, x, self.targets, self.weights)
         projected = _compiled() if compiles else _projected

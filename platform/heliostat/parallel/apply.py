@@ -1,10 +1,5 @@
-"""Parallelism applied to a plain model from outside, in one order: pipeline, tensor, then shard and
-data.
-
-A mesh has four dimensions, data x shard x pipeline x tensor; rows are split over the first two,
-and pipeline and tensor peers see the same rows. Data alone is DDP; shard is FSDP2, with data > 1
-hybrid. Beside pipeline and tensor, data ranks share the weights as shard ranks do: DDP does not
-know tensors that are cut already.
+"""Parallelism applied to a plain model from outside: data alone is DDP, all else cuts the model
+(see `cut`); shard is FSDP2, with data > 1 hybrid.
 """
 
 from __future__ import annotations
@@ -12,35 +7,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    RowwiseParallel,
-    parallelize_module,
-)
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from heliostat.errors import Problem, UserError
 from heliostat.parallel.data import data_parallel
-from heliostat.parallel.pipeline import Stage, enter_stage, stage_of
+from heliostat.parallel.parts import is_part, whole
+from heliostat.parallel.pipeline import Stage, stage_of
+from heliostat.parallel.units import units_of
 from heliostat.parallel.world import Degrees, World
 
-MESH = ("data", "shard", "pipeline", "tensor")
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
-STYLES: dict[str, Callable[[], ParallelStyle]] = {
-    "columns": lambda: ColwiseParallel(),
-    "rows": lambda: RowwiseParallel(),
-    "gathered columns": lambda: ColwiseParallel(output_layouts=Replicate()),
-}
 
 
 @dataclass(frozen=True)
@@ -78,29 +59,23 @@ def parallelized(
         return model.to(device)
     if not degrees.cuts:
         return data_parallel(model.to(device), world.size)
-    data = world.size // degrees.shard
-    shape = {"data": data} | vars(degrees)
-    lengths = tuple(shape[name] for name in MESH)
-    mesh = init_device_mesh(torch.device(device).type, lengths, mesh_dim_names=MESH)
-    if degrees.pipeline > 1:
-        stages = mesh["pipeline"]
-        enter_stage(model, stages.get_local_rank(), degrees.pipeline, stages.get_group())
-    if degrees.tensor > 1:
-        parallelize_module(model, mesh["tensor"], _tensor_plan(model))
-    if world.size > 1:
-        _shard(model, _shard_mesh(mesh, data, degrees.shard))
+    from heliostat.parallel.cut import cut  # half a second of import; few models are cut
+
+    cut(model, world, degrees, device)
     return model.to(device)
 
 
 def is_cut(model: nn.Module) -> bool:
     """Whether no rank holds all weights."""
-    return stage_of(model) is not None or any(
-        isinstance(parameter, DTensor) for parameter in model.parameters()
-    )
+    return stage_of(model) is not None or any(map(is_part, model.parameters()))
 
 
 def let_go(model: nn.Module) -> None:
     """Give back weights of others that a pass without gradients has gathered."""
+    if not is_cut(model):
+        return
+    from torch.distributed.fsdp import FSDPModule  # loaded already, by who cut the model
+
     for part in model.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -112,12 +87,17 @@ def unsynced(replica: nn.Module) -> Iterator[None]:
     if isinstance(replica, DistributedDataParallel):
         with replica.no_sync():
             yield
-    elif isinstance(replica, FSDPModule):
+        return
+    if not is_cut(replica):
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule  # loaded already, by who cut the model
+
+    if isinstance(replica, FSDPModule):
         replica.set_requires_gradient_sync(False)
-        yield
+    yield
+    if isinstance(replica, FSDPModule):
         replica.set_requires_gradient_sync(True)
-    else:
-        yield
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter], stage: Stage | None) -> Tensor:
@@ -125,7 +105,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter], stage: Stage | None) -> Te
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:  # a step that was left out has none
         norm = torch.zeros((), device=parameters[0].device)
-    elif any(isinstance(gradient, DTensor) for gradient in gradients):
+    elif any(map(is_part, gradients)):
         norm = torch.stack([whole(torch.linalg.vector_norm(g)) for g in gradients]).norm()
     else:
         # As `nn.utils.get_total_norm`, which first sorts gradients by device: here all are on one.
@@ -136,12 +116,12 @@ def gradient_norm(parameters: Sequence[nn.Parameter], stage: Stage | None) -> Te
 def clip(parameters: Sequence[nn.Parameter], max_norm: float, norm: Tensor) -> None:
     """Scale gradients so that their norm is at most `max_norm`."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+    if not any(map(is_part, gradients)):
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # which nobody waits for
     for gradient in gradients:
-        (gradient.to_local() if isinstance(gradient, DTensor) else gradient).mul_(factor)
+        (gradient.to_local() if is_part(gradient) else gradient).mul_(factor)
 
 
 def whole_tensors(model: nn.Module, own: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -153,17 +133,14 @@ def whole_tensors(model: nn.Module, own: Mapping[str, Tensor]) -> Iterator[tuple
     return named if stage is None else stage.all_of(named)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be cut: every rank that has a part must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def like(tensor: Tensor, model: Tensor) -> Tensor:
     """A whole tensor, cut and placed as `model` is; one that is cut already stays."""
-    if isinstance(tensor, DTensor):
+    if is_part(tensor):
         return tensor
     tensor = tensor.to(model.device)
-    if isinstance(model, DTensor):
+    if is_part(model):
+        from torch.distributed.tensor import distribute_tensor  # loaded already
+
         return distribute_tensor(tensor, model.device_mesh, model.placements)
     return tensor
 
@@ -177,41 +154,8 @@ def load_whole(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
             own[name].copy_(like(tensor, own[name]))
 
 
-def _tensor_plan(model: nn.Module) -> dict[str, ParallelStyle]:
-    wanted: Mapping[str, str] = getattr(model, "tensor_plan", {})
-    plan = {}
-    for name, module in model.named_modules():
-        style = next((s for pattern, s in wanted.items() if fnmatchcase(name, pattern)), None)
-        if style is not None and isinstance(module, nn.Linear):
-            plan[name] = STYLES[style]()
-    return plan
-
-
-def _shard_mesh(mesh: DeviceMesh, data: int, shard: int) -> DeviceMesh:
-    if data > 1 and shard > 1:
-        return mesh["data", "shard"]
-    return mesh["shard"] if shard > 1 else mesh["data"]
-
-
-def _shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Each unit's weights are gathered when it is called; those of no unit with the whole."""
-    for unit in _units(model):
-        fully_shard(unit, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-
-
-def _units(model: nn.Module) -> list[nn.Module]:
-    patterns = getattr(model, "shard_units", ())
-    return [
-        module
-        for name, module in model.named_modules()
-        if any(fnmatchcase(name, p) and name.count(".") == p.count(".") for p in patterns)
-        and any(True for _ in module.parameters())
-    ]
-
-
 def _apply(means: Means, model: nn.Module) -> None:
-    units = _units(model)
+    units = units_of(model)
     if means.recompute and not units:
         what = (
             f"`{type(model).__name__}` names no `shard_units`, modules that can be computed again"

@@ -13,14 +13,14 @@ from heliostat.storage.cache import local_copy
 from heliostat.storage.objects import ObjectPath, StorePath, as_path
 
 
-def imports_ahead(spec: JobSpec) -> threading.Thread:
+def imports_ahead(spec: JobSpec, embedded: bool) -> threading.Thread:
     """A thread that imports the heavy modules of a job, in the order of their use. Join it before
     Ray is shut down: what it loads touches Ray.
     """
     modules = ["heliostat.report.page"]
     if spec.tune is not None:
         modules.insert(0, "heliostat.run.sweep")
-    elif spec.scale.num_workers > 1:
+    elif spec.scale.num_workers > 1 and not embedded:
         modules.insert(0, "heliostat.train.ray_train")
     return threading.Thread(target=_import, args=(modules,), daemon=True, name="imports-ahead")
 

@@ -175,7 +175,7 @@ class _Run:
         # What a small source holds, and whether a model can be learned from it, is known at once.
         known = is_small(self.plan) or is_prepared(self.plan, self.storage.prepared)
         self._copy = self._prepared_copy(0) if known else None
-        importing = imports_ahead(self.spec)
+        importing = imports_ahead(self.spec, is_embedded(self.address))
         self.console.doing(what_starts(self.address))
         with self._phase("start"):
             context = connected(self.address, importing.start, self.record.note)
@@ -230,7 +230,7 @@ class _Run:
             return self._tune(assignment, cluster, watch)
         with self._phase("train"):
             if group is None:
-                group = self._group()
+                group = self._group(cluster)
                 group.start()
             how = drive if self._num_at_once == 1 else drive_folds
             finished = how(group, assignment, self.record, watch)
@@ -248,12 +248,13 @@ class _Run:
         free = float("inf") if cluster.embedded else ray.available_resources().get("CPU", 0.0)
         if not is_prepared(self.plan, self.storage.prepared) and free < needed + 1:
             return None
-        group = self._group()
+        group = self._group(cluster)
         group.start()
         return group
 
-    def _group(self) -> WorkerGroup:
-        return build_group(self.spec, str(self.folder.path / "ray"), self._num_at_once)
+    def _group(self, cluster: Cluster) -> WorkerGroup:
+        storage = str(self.folder.path / "ray")
+        return build_group(self.spec, storage, self._num_at_once, is_alone=cluster.embedded)
 
     def _prepare(self, cluster: Cluster) -> Assignment:
         plan = self.plan

@@ -97,7 +97,7 @@ class _Steps:
         optimizer = build_optimizer(self.spec.train.optimizer, model)
 
         def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             outputs = model(batch.numbers, batch.categories)
             torch.autograd.backward(self.row_losses(outputs, batch.target) @ batch.weights)
             optimizer.step()

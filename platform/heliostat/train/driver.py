@@ -84,9 +84,12 @@ class Watch:
         return ray.get(reference)
 
 
-def build_group(spec: JobSpec, storage: str, num_at_once: int = 1) -> WorkerGroup:
-    """The worker group of a job: Ray Train for several workers, plain actors for one; or for as
-    many as train folds at once.
+def build_group(
+    spec: JobSpec, storage: str, num_at_once: int = 1, is_alone: bool = False
+) -> WorkerGroup:
+    """The worker group of a job: Ray Train for several workers, plain actors for one, or for as
+    many as train folds at once. A machine that is alone, which no node leaves or joins, has no use
+    for what Ray Train adds: three processes, and seconds on the way to the first step.
     """
     scale, limits = spec.scale, spec.limits
     group = GroupSpec(
@@ -102,6 +105,8 @@ def build_group(spec: JobSpec, storage: str, num_at_once: int = 1) -> WorkerGrou
     )
     if group.size == 1:
         return ActorGroup(replace(group, size=num_at_once))
+    if is_alone and group.min_size is None:
+        return ActorGroup(group)
     from heliostat.train.ray_train import RayTrainGroup  # more than a second of import
 
     return RayTrainGroup(group, storage)

@@ -37,6 +37,7 @@ from heliostat.train.events import (
     paused_again,
 )
 from heliostat.train.optim import load_optimizer_tensors, optimizer_tensors
+from heliostat.train.optimizer import Optimizer
 from heliostat.train.passes import passes_of
 from heliostat.train.saver import Saver
 from heliostat.train.scaling import LossScale
@@ -166,11 +167,11 @@ class _Loop:
         factor = task.rate(self.step, self.progress)
         for group, rate in zip(task.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        task.optimizer.zero_grad(set_to_none=True)
+        task.optimizer.zero_grad()
         share = self.passes.gradients(batch, self.step, self.scale.scale)
         self._look(batch, share)
         if task.precision == "float16" and self._overflowed():
-            task.optimizer.zero_grad(set_to_none=True)
+            task.optimizer.zero_grad()
         elif task.clip_norm is not None:
             self._clip(task.clip_norm)
         task.optimizer.step()
@@ -326,7 +327,7 @@ def peak_memory_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put a checkpoint's weights and optimizer state back."""
     if is_sharded(checkpoint):
         restore_shards(checkpoint, model, optimizer)

@@ -51,6 +51,8 @@ def train_network(
     device = device_of(assignment)
     torch.manual_seed(spec.seed)
     randomness = Randomness(spec.seed)
+    if spec.train.compile:
+        randomness.stay_outside()
     code = assignment.code_folder
     model = build_network(spec.model, data.shape, randomness, code)
     if spec.model.init_from is not None:

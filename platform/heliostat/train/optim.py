@@ -6,31 +6,31 @@ import math
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from heliostat.errors import Problem, UserError
 from heliostat.parallel.apply import like, whole_tensors
 from heliostat.spec.train import OptimizerSpec, ParameterSpec, ScheduleSpec
+from heliostat.train.optimizer import Optimizer
 
 
-def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
     """The optimizer of what is here of a model. Vectors (biases, norms) are spared from weight
     decay, if no pattern of `spec.parameters` says otherwise.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     by_settings: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for name, parameter in trained:
-        # One fused step takes tensors that are cut alike.
-        cut = (type(parameter), getattr(parameter, "device_mesh", None))
-        by_settings.setdefault((*settings_of(spec, name, parameter), *cut), []).append(parameter)
+        # One fused step takes tensors that are cut alike, on one device and of one type.
+        kind = (type(parameter), getattr(parameter, "device_mesh", None))
+        place = (parameter.device, parameter.dtype)
+        key = (*settings_of(spec, name, parameter), *kind, *place)
+        by_settings.setdefault(key, []).append(parameter)
     groups = [
         {"params": parameters, "lr": rate, "weight_decay": decay}
         for (rate, decay, *_), parameters in by_settings.items()
     ]
-    if spec.name == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
-    return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
+    return Optimizer(spec.name, groups, spec.momentum)
 
 
 def check_patterns(spec: OptimizerSpec, model: nn.Module) -> None:
@@ -83,7 +83,7 @@ def rate_factor(spec: ScheduleSpec, step: int, num_steps: int, num_drops: int = 
     return spec.factor**num_drops if spec.name == "plateau" else 1.0
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state as named tensors, which may be cut: `weight.exp_avg`, ..."""
     return {
         f"{name}.{key}": value.detach()
@@ -93,7 +93,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
     }
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """A copy of the optimizer's state on the CPU, whole: every rank must ask for it."""
     return {
         name: tensor.to("cpu", copy=True).contiguous()
@@ -102,7 +102,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+    optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
     """Put back what `optimizer_tensors` took."""
     for name, parameter in model.named_parameters():

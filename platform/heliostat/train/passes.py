@@ -65,7 +65,7 @@ class OneByOne:
                 return torch.stack([*shares, self._backward(last, step, scale)]).sum()
             except torch.OutOfMemoryError as error:
                 self._shrink(len(batch.rows), step, error)
-                self.task.optimizer.zero_grad(set_to_none=True)
+                self.task.optimizer.zero_grad()
 
     def trouble(self, batch: TensorBatch, step: int, share: float) -> str:
         """See `Passes`."""

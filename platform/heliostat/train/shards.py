@@ -1,7 +1,8 @@
 """Checkpoints of a model that is cut: each rank writes its own parts, none gathers the whole.
 
 torch.distributed.checkpoint decides who writes what and reads it back for any other cut; its
-safetensors storage keeps it free of pickle. Parts are written beside training, over a process
+safetensors storage keeps it free of pickle. It is loaded where it is used: most models are whole,
+and it is half a second of a worker's start. Parts are written beside training, over a process
 group of their own, into the storage; then the leader commits them as one checkpoint.
 """
 
@@ -16,18 +17,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from heliostat.parallel.apply import is_cut
 from heliostat.parallel.world import World
 from heliostat.train.checkpoint import Checkpoint, Checkpoints, CommittedCheckpoints, Files
 from heliostat.train.events import Committed
 from heliostat.train.optim import load_optimizer_tensors, optimizer_state
+from heliostat.train.optimizer import Optimizer
 
 LAYOUT, SHARDS = "layout", "shards"
 WRITING_SECONDS = 1800.0
@@ -57,11 +53,14 @@ class ShardWriter:
         manifest: Mapping[str, Any],
         best: bool,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
     ) -> Callable[[], Committed | None]:
         """Copy this rank's parts; what is to be done with them beside training, on every rank."""
         state = {name: tensor.clone() for name, tensor in _state(model, optimizer).items()}
         manifest = dict(manifest) | {LAYOUT: SHARDS}
+
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
         def write(folder: Path) -> None:
             writer = HuggingFaceStorageWriter(path=str(folder), save_distributed=True)
@@ -88,9 +87,7 @@ def is_sharded(checkpoint: Checkpoint) -> bool:
     return checkpoint.manifest.get(LAYOUT) == SHARDS
 
 
-def restore_shards(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def restore_shards(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put weights and optimizer state back, cut as they are now, whatever the cut was."""
     load_sharded_weights(model, checkpoint.folder)
     stored = _stored_names(checkpoint.folder)
@@ -111,6 +108,9 @@ def load_sharded_weights(model: nn.Module, folder: Path) -> None:
 
 
 def _load(into: dict[str, Tensor], folder: Path) -> None:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     if into:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # each rank reads by itself: we know
@@ -118,10 +118,12 @@ def _load(into: dict[str, Tensor], folder: Path) -> None:
 
 
 def _stored_names(folder: Path) -> set[str]:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     return set(HuggingFaceStorageReader(path=str(folder)).read_metadata().state_dict_metadata)
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     weights = {f"{MODEL}{name}": t.detach() for name, t in model.state_dict().items()}
     moments = optimizer_state(optimizer, model).items()
     return weights | {f"{OPTIMIZER}{name}": tensor for name, tensor in moments}

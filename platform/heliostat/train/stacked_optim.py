@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from heliostat.spec.train import OptimizerSpec
 from heliostat.train.optim import settings_of
+from heliostat.train.optimizer import BETAS, EPSILON
 
 _Settings = tuple[tuple[float, float], ...]  # (rate, decay) of each model
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's defaults, as one model alone has them
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from heliostat.models.randomness import Randomness
 from heliostat.spec.metrics import Goal
 from heliostat.train.losses import LossSum
+from heliostat.train.optimizer import Optimizer
 from heliostat.train.stopping import Progress
 from heliostat.train.utilization import Utilization
 
@@ -70,7 +71,7 @@ class Fit:
 
     model: nn.Module
     replica: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     loss_sum: LossSum
     batches: Callable[[int], Iterator[TensorBatch]]
     rate: Callable[[int, Progress], float]

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from heliostat.parallel.parts import is_part
 from heliostat.parallel.world import World
 
 REMEDY = "lower `train.optimizer.learning_rate`, set `train.clip_norm`, or scale the inputs"
@@ -57,7 +57,7 @@ def _of_gradient(where: str, step: int) -> str:
 
 def _is_finite(tensor: Tensor) -> bool:
     """Of one that is cut, the part that is here."""
-    here = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    here = tensor.to_local() if is_part(tensor) else tensor
     return bool(torch.isfinite(here).all())
 
 

@@ -89,7 +89,6 @@ def test_a_cursor_is_found_without_what_comes_before_it(monkeypatch):
     monkeypatch.setattr(
         order_module, "permutation", lambda key, n: shuffled.append(n) or original(key, n)
     )
-    order_module._window.cache_clear()
     order = EpochOrder(400_000_000, 3, 7)
     assert len(order.positions(399_999_000, 400_000_000)) == 1000
     assert len(shuffled) <= 3 and max(shuffled[1:]) <= CHUNK_ROWS * CHUNKS_PER_WINDOW

@@ -50,7 +50,6 @@ def permutation(key: np.uint64, count: int) -> npt.NDArray[np.int64]:
     their order.
     """
     hashes = mix(np.arange(count, dtype=np.uint64) ^ key)
-    low = (hashes & np.uint64(0xFFFF)).astype(np.uint16)
+    order = np.argsort(hashes.astype(np.uint16), kind="stable")
     high = (hashes >> np.uint64(48)).astype(np.uint16)
-    order = np.argsort(low, kind="stable")
-    return order[np.argsort(high[order], kind="stable")]
+    return order.take(np.argsort(high.take(order), kind="stable"))

@@ -8,7 +8,7 @@ epoch can be computed without the ones before it, so that a cursor is one number
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class EpochOrder:
             begin, end = self._window_starts[window : window + 2]
             if begin >= stop:
                 return
-            rows, shuffled = _window(self.num_rows, self.seed, self.epoch, window)
+            rows, shuffled = self._window(window)
             yield rows, shuffled[max(start - begin, 0) : stop - begin]
 
     @cached_property
@@ -56,13 +56,12 @@ class EpochOrder:
         bounds = np.cumsum(np.concatenate([[0], sizes]))
         return np.append(bounds[:-1:CHUNKS_PER_WINDOW], self.num_rows)
 
-
-@lru_cache(maxsize=4)
-def _window(num_rows: int, seed: int, epoch: int, window: int) -> tuple[Positions, Shuffled]:
-    order = EpochOrder(num_rows, seed, epoch)
-    chunks = order.chunks[window * CHUNKS_PER_WINDOW : (window + 1) * CHUNKS_PER_WINDOW]
-    rows = np.concatenate(
-        [np.arange(c * CHUNK_ROWS, min((c + 1) * CHUNK_ROWS, num_rows)) for c in chunks]
-    )
-    shuffled = permutation(key_of("rows", seed, epoch, window), len(rows)).astype(np.uint16)
-    return rows, shuffled
+    def _window(self, window: int) -> tuple[Positions, Shuffled]:
+        chunks = self.chunks[window * CHUNKS_PER_WINDOW : (window + 1) * CHUNKS_PER_WINDOW]
+        ends = np.minimum((chunks + 1) * CHUNK_ROWS, self.num_rows)
+        starts = (chunks * CHUNK_ROWS).tolist()
+        rows = np.concatenate(
+            [np.arange(*bounds) for bounds in zip(starts, ends.tolist(), strict=True)]
+        )
+        key = key_of("rows", self.seed, self.epoch, window)
+        return rows, permutation(key, len(rows)).astype(np.uint16)

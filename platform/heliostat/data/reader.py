@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from heliostat.data.encode import BoundEncoder, Encoder, Inputs, TargetTransform
-from heliostat.data.order import EpochOrder
+from heliostat.data.order import EpochOrder, Shuffled
 from heliostat.data.pack import Packed
 from heliostat.data.prepared import Prepared
 from heliostat.errors import DataError, Problem
 
-READ_AHEAD_ROWS = 65_536
+ROWS_AT_ONCE = 8_192
 Rows = npt.NDArray[np.int64]
 
 
@@ -34,6 +35,8 @@ class EncodedRows:
     @classmethod
     def joined(cls, parts: Sequence[EncodedRows]) -> EncodedRows:
         """The rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         return EncodedRows(
             Inputs(
                 np.concatenate([part.inputs.numbers for part in parts]),
@@ -47,7 +50,10 @@ class EncodedRows:
     def take(self, places: Rows) -> EncodedRows:
         """Copies of some rows, in their order."""
         return EncodedRows(
-            self.inputs.take(places), self.target[places], self.rows[places], self.weights[places]
+            self.inputs.take(places),
+            self.target.take(places, axis=0),
+            self.rows.take(places, axis=0),
+            self.weights.take(places, axis=0),
         )
 
     def slice(self, start: int, stop: int) -> EncodedRows:
@@ -85,6 +91,10 @@ class Reader(Protocol):
     def is_weighted(self) -> bool:
         """Whether rows count differently."""
 
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether it calls classes of the user's own, which may know of one thread only."""
+
     def encoded(self, rows: Rows, names: Rows) -> EncodedRows:
         """All of `rows` that a network takes; `names` are what the rows are called."""
 
@@ -109,9 +119,18 @@ class RowReader:
         target = self.encoder.target
         return target.weight is not None or bool(target.class_weights)
 
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether it calls classes of the user's own."""
+        return bool(self.encoder.customs)
+
     def encoded(self, rows: Rows, names: Rows) -> EncodedRows:
         """All of `rows` that a network takes; `names` are what the rows are called."""
-        weights = self.weights(rows).astype(np.float32)
+        weights = (
+            self.weights(rows).astype(np.float32)
+            if self.is_weighted
+            else np.ones(len(rows), np.float32)
+        )
         return EncodedRows(self.inputs(rows), self.scaled_targets(rows), names, weights)
 
     def inputs(self, rows: Rows) -> Inputs:
@@ -168,11 +187,11 @@ def _target_of(target: TargetTransform, shard: Packed) -> Callable[[Rows], npt.N
     """The targets of rows of a shard; a class that training has not is -1."""
     if not target.classes:
         numbers = shard.exact[target.name]
-        return lambda rows: numbers[rows]
+        return lambda rows: numbers.take(rows)
     category = shard.categories[target.name]
     index: dict[str | None, int] = {name: code for code, name in enumerate(target.classes)}
     table = np.array([index.get(value, -1) for value in category.values], np.int64)
-    return lambda rows: table[category.codes[rows]]
+    return lambda rows: table.take(category.codes.take(rows))
 
 
 def check_classes(reader: RowReader, rows: Rows, side: str) -> None:
@@ -201,66 +220,141 @@ class EpochBatches:
         self.reader, self.rows, self.batch_size = reader, np.asarray(rows), batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.batches_per_epoch = -(-len(rows) // batch_size)
+        self._is_ahead = not reader.runs_own_code
 
     def __call__(self, first_batch: int) -> Iterator[Batch]:
         """Batches from number `first_batch` of the run on, epoch after epoch, without end."""
         epoch, start = divmod(first_batch, self.batches_per_epoch)
-        while True:
-            yield from self._epoch(epoch, start)
-            epoch, start = epoch + 1, 0
+        with ThreadPoolExecutor(1, "read-ahead") as pool:
+            while True:
+                order = EpochOrder(len(self.rows), self.seed, epoch)
+                windows = self._windows(order, start * self.batch_size)
+                yield from self._batches(_ahead(pool, windows) if self._is_ahead else windows)
+                epoch, start = epoch + 1, 0
 
-    def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
-        order = EpochOrder(len(self.rows), self.seed, epoch)
-        ahead = max(1, READ_AHEAD_ROWS // self.batch_size)
-        for start in range(first, self.batches_per_epoch, ahead):
-            yield from self._read(order, start, min(start + ahead, self.batches_per_epoch))
-
-    def _read(self, order: EpochOrder, first: int, stop: int) -> Iterator[Batch]:
-        """Read several batches at once: rows in the order they are stored in, which is fast,
-        and then each batch's rows from those.
+    def _windows(self, order: EpochOrder, at: int) -> Iterator[_Window]:
+        """The windows of an epoch from position `at` on. Rows are read in the order they are stored
+        in, which is fast.
         """
-        begin, end = first * self.batch_size, min(stop * self.batch_size, order.num_rows)
-        starts = range(0, end - begin, self.batch_size)
-        sizes = [min(self.batch_size, end - begin - start) for start in starts]
-        slices = [rank_slice(size, self.rank, self.world_size) for size in sizes]
-        wanted = [
-            np.arange(start + own.start, start + own.stop)
-            for start, own in zip(starts, slices, strict=True)
-        ]
-        rows, places = self._stored_order(order, begin, end, np.concatenate(wanted))
-        read = self.reader.encoded(rows, rows)
-        totals = self._total_weights(order, begin, sizes)
-        at = 0
-        for size, total, own in zip(sizes, totals, slices, strict=True):
-            mine = places[at : at + own.stop - own.start]
-            yield Batch(read.take(mine), size, total)
-            at += own.stop - own.start
+        for window, shuffled in order.pieces(at, order.num_rows):
+            stop = at + len(shuffled)
+            cuts = self._cuts(at, stop)
+            read, places = self._read(window, shuffled, cuts)
+            weights = None
+            if self.reader.is_weighted:
+                weights = self.reader.weights(self.rows[window])[shuffled]
+            yield _Window(at, cuts, read, places, weights)
+            at = stop
 
-    def _stored_order(
-        self, order: EpochOrder, begin: int, end: int, wanted: Rows
-    ) -> tuple[Rows, Rows]:
-        """The rows at the `wanted` places of [begin, end) as chunks hold them, and where among
-        those each wanted one is.
-        """
-        rows, places = np.empty(len(wanted), np.int64), np.empty(len(wanted), np.int64)
-        base = at = 0
-        for window, shuffled in order.pieces(begin, end):
-            stop = int(np.searchsorted(wanted, base + len(shuffled)))
-            chosen = shuffled[wanted[at:stop] - base]
-            stored = np.argsort(chosen, kind="stable")
-            rows[at:stop] = self.rows[window[chosen[stored]]]
-            places[at:stop][stored] = np.arange(at, stop)
-            base, at = base + len(shuffled), stop
-        return rows, places
+    def _batches(self, windows: Iterable[_Window]) -> Iterator[Batch]:
+        """The batches of windows; one may go on in the next window."""
+        parts: list[EncodedRows] = []
+        total = 0.0
+        for window in windows:
+            for own, cut in window.own():
+                parts.append(own)
+                total += window.weight(cut)
+                if cut.is_last:
+                    yield Batch(EncodedRows.joined(parts), cut.batch_rows, total)
+                    parts, total = [], 0.0
 
-    def _total_weights(self, order: EpochOrder, begin: int, sizes: list[int]) -> list[float]:
-        """The weight of each whole batch: the same number on every rank."""
-        if not self.reader.is_weighted:
-            return [float(size) for size in sizes]
-        positions = order.positions(begin, begin + sum(sizes))
-        weights = self.reader.weights(self.rows[positions])
-        starts = np.cumsum([0, *sizes[:-1]])
-        return [float(total) for total in np.add.reduceat(weights, starts)]
+    def _cuts(self, start: int, stop: int) -> list[_Cut]:
+        """What positions [start, stop) of the epoch have of each batch."""
+        cuts = []
+        for first in range(start - start % self.batch_size, stop, self.batch_size):
+            last = min(first + self.batch_size, len(self.rows))
+            mine = rank_slice(last - first, self.rank, self.world_size)
+            begin = min(max(first + mine.start, start), stop)
+            end = max(min(first + mine.stop, stop), begin)
+            cuts.append(
+                _Cut(
+                    begin - start, end - start, max(first, start), min(last, stop), last - first,
+                    last <= stop,
+                )
+            )  # fmt: skip
+        return cuts
+
+    def _read(
+        self, window: Rows, shuffled: Shuffled, cuts: Sequence[_Cut]
+    ) -> tuple[EncodedRows, Rows]:
+        """This rank's rows of a window, as they are stored, and the place of each among them."""
+        chosen = np.concatenate([shuffled[cut.own_start : cut.own_stop] for cut in cuts])
+        if len(chosen) == len(window):
+            rows = self.rows.take(window)
+            return self.reader.encoded(rows, rows), chosen.astype(np.int64)
+        is_chosen = np.zeros(len(window), bool)
+        is_chosen[chosen] = True
+        rows = self.rows[window[is_chosen]]
+        return self.reader.encoded(rows, rows), (np.cumsum(is_chosen) - 1)[chosen]
+
+
+class _Cut(NamedTuple):
+    """What a window has of a batch of `batch_rows` rows: places of this rank's rows in the window,
+    positions in the epoch of all ranks' rows, and whether the batch ends here.
+    """
+
+    own_start: int
+    own_stop: int
+    start: int
+    stop: int
+    batch_rows: int
+    is_last: bool
+
+    @property
+    def num_own(self) -> int:
+        """Rows of this rank."""
+        return self.own_stop - self.own_start
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What a window has of batches: this rank's rows as they are stored, the place of each among
+    them, and the weights of all ranks' rows (None: all count the same), from position `start` on.
+    """
+
+    start: int
+    cuts: Sequence[_Cut]
+    read: EncodedRows
+    places: Rows
+    weights: npt.NDArray[np.float64] | None
+
+    def own(self) -> Iterator[tuple[EncodedRows, _Cut]]:
+        """This rank's rows of each cut. Those of small batches are taken several at a time."""
+        first = 0
+        for run in _runs_of(self.cuts, ROWS_AT_ONCE):
+            stop = first + sum(cut.num_own for cut in run)
+            taken, at = self.read.take(self.places[first:stop]), 0
+            for cut in run:
+                yield taken.slice(at, at + cut.num_own), cut
+                at += cut.num_own
+            first = stop
+
+    def weight(self, cut: _Cut) -> float:
+        """What all ranks' rows of a cut weigh."""
+        if self.weights is None:
+            return float(cut.stop - cut.start)
+        return float(self.weights[cut.start - self.start : cut.stop - self.start].sum())
+
+
+def _ahead(pool: Executor, windows: Iterator[_Window]) -> Iterator[_Window]:
+    """The windows, each read while the one before it is in use."""
+    coming = pool.submit(next, windows, None)
+    while (window := coming.result()) is not None:
+        coming = pool.submit(next, windows, None)
+        yield window
+
+
+def _runs_of(cuts: Sequence[_Cut], most_rows: int) -> Iterator[list[_Cut]]:
+    """Runs of at most so many rows, but at least one cut."""
+    run: list[_Cut] = []
+    rows = 0
+    for cut in cuts:
+        if run and rows + cut.num_own > most_rows:
+            yield run
+            run, rows = [], 0
+        run.append(cut)
+        rows += cut.num_own
+    yield run
 
 
 def rank_slice(count: int, rank: int, world_size: int) -> slice:

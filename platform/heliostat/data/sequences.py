@@ -67,6 +67,7 @@ class SequenceReader:
     """
 
     is_weighted = True
+    runs_own_code = False
 
     def __init__(
         self, prepared: Prepared, rows: Rows, answer: str, prompt: str | None, end: int,

@@ -18,7 +18,14 @@ from pathlib import Path
 
 from tests.bench.figures import FILE_VARIABLE, ROOT, Figure, Goal
 
-ALL = ("boosted",)
+ALL = (
+    "boosted",
+    "prepare",
+    "reader",
+    "loop",
+    "parallel",
+    "cold_run",
+)
 TABLE = ROOT / "bench.json"
 LIBRARIES = ("ray", "torch", "xgboost", "numpy", "pyarrow")
 BOUND_SECONDS = 600

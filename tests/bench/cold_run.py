@@ -7,16 +7,15 @@ Parquet with pyarrow and trains the same network on one thread, with no split an
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
+from functools import partial
 
-ROOT = Path(__file__).parent.parent.parent
-REPEATS = 3
+from tests.bench.figures import ROOT, at_most, compare, run_command, run_script
+
+GOALS = {1: 1.4, 2: 2.0}
+DATA = ROOT / "jobs" / "data" / "flights"
 BARE = """
 import sys, time
 import numpy as np, pyarrow.dataset as ds, pyarrow.compute as pc, torch
@@ -45,38 +44,20 @@ for epoch in range(2):
 
 
 def main() -> None:
-    """Print a table: seconds of each kind of run, best of three, one after another."""
+    """Wall time of both, in turns."""
     subprocess.run([sys.executable, ROOT / "jobs" / "flights.py"], check=True)
-    best: dict[str, float] = {}
-    phases: dict[str, dict[str, float]] = {}
-    for _ in range(REPEATS):
-        for workers in (1, 2):
-            seconds, result = run(workers)
-            name = f"heliostat run, {workers} worker{'s' * (workers > 1)}"
-            if seconds < best.get(name, 1e9):
-                best[name], phases[name] = seconds, result["seconds"]
-                phases[name]["auc"] = result["metrics"]["test"]["auc"]
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", BARE, ROOT / "jobs" / "data" / "flights"], check=True)
-        best["bare script, 1 thread"] = min(
-            best.get("bare script, 1 thread", 1e9), time.perf_counter() - start
-        )
-    for name, seconds in best.items():
-        print(f"{name:<28}{seconds:6.1f} s  {json.dumps(phases.get(name, {}))}")
+    for workers, goal in GOALS.items():
+        named = f"cold run of jobs/mlp.yaml, {workers} worker{'s' * (workers > 1)} / bare script"
+        compare(named, partial(run, workers), partial(run_script, BARE, DATA), at_most(goal))
 
 
-def run(workers: int) -> tuple[float, dict]:
-    """One cold run; its seconds from outside, and its result."""
-    storage = Path(tempfile.mkdtemp())
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "heliostat", "run", ROOT / "jobs" / "mlp.yaml", "--json",
-         "--set", f"storage={storage}", "--set", f"scale.workers={workers}"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    seconds = time.perf_counter() - start
-    shutil.rmtree(storage)
-    return seconds, json.loads(done.stdout)
+def run(workers: int) -> float:
+    """Seconds of a cold run, from outside."""
+    with tempfile.TemporaryDirectory() as storage:
+        return run_command(
+            "run", ROOT / "jobs" / "mlp.yaml",
+            "--set", f"storage={storage}", "--set", f"scale.workers={workers}",
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Two processes joined by gloo train the same network on the same batches, thirty steps by our loop
 and thirty by the loop that a person would write for torchrun, in turns.
 A checkpoint's stall is what a run with checkpoints takes longer than one without, for each of
-them; its share is of one checkpoint a minute.
+them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import socket
 import tempfile
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import torch
-from loop import BLOCK, ROWS, STEPS, bare, batch, side_by_side, train
 from torch.nn.parallel import DistributedDataParallel
 
 from heliostat.parallel.world import SoloWorld, TorchWorld
@@ -24,13 +22,16 @@ from heliostat.spec.model import MlpModel
 from heliostat.storage.lease import Lease
 from heliostat.train.allocator import keep_freed_memory
 from heliostat.train.checkpoint import CommittedCheckpoints
+from tests.bench.figures import Figure, report
+from tests.bench.loop import BLOCK, ROWS, STEPS, bare, batch, train
 
 TURNS, RANKS = 4, 2
+WARM_UP, PAIRS, BOUND_SECONDS = 5, 40, 300
 WIDE, WIDE_STEPS, CHECKPOINTS = (1024, 1024, 1024), 120, 4
 
 
 def main() -> None:
-    """Print both."""
+    """Both figures."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -39,25 +40,26 @@ def main() -> None:
     ranks = [context.Process(target=rank, args=(i, port, answers)) for i in range(RANKS)]
     for process in ranks:
         process.start()
-    told = answers.get(timeout=600)
+    ours, theirs = answers.get(timeout=BOUND_SECONDS)
     for process in ranks:
         process.join()
-    print(f"mlp 128-128, batch {RANKS} x {ROWS}, {RANKS} ranks of DDP: {told}")
+    ratios = tuple(a / b for a, b in zip(ours, theirs, strict=True))
+    name = f"training loop, mlp 128-128, batch {RANKS} x {ROWS}, {RANKS} ranks / bare DDP"
+    report(Figure(name, "x", ratios, None, {"ours": tuple(ours), "theirs": tuple(theirs)}))
     stall()
 
 
 def rank(number: int, port: int, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
-    """One of the processes."""
+    """One of the processes; the first answers with seconds of the blocks of both."""
     torch.set_num_threads(1)
     keep_freed_memory()
     world = TorchWorld(number, RANKS, f"127.0.0.1:{port}", 120.0)
     batches = [batch(100 * number + i, RANKS) for i in range(50)]
     ours = train(MlpModel(kind="mlp"), batches, STEPS, BLOCK, world)
-    told = side_by_side(
-        ours, bare(batches, partial(DistributedDataParallel, gradient_as_bucket_view=True))
-    )
+    theirs = bare(batches, partial(DistributedDataParallel, gradient_as_bucket_view=True))
+    pairs = [(next(ours), next(theirs)) for _ in range(WARM_UP + PAIRS)][WARM_UP:]
     if number == 0:
-        answers.put(told)
+        answers.put(tuple(zip(*pairs, strict=True)))
     world.close()
 
 
@@ -75,16 +77,12 @@ def stall() -> None:
         for _ in range(TURNS):
             without = sum(train(wide, batches, WIDE_STEPS, BLOCK, SoloWorld()))
             with_them = sum(train(wide, batches, WIDE_STEPS, BLOCK, SoloWorld(), kept, every))
-            pairs.append((with_them - without) / CHECKPOINTS)
+            pairs.append(1000 * (with_them - without) / CHECKPOINTS)
             for folder in (Path(name) / "c").iterdir():
                 for file in folder.iterdir():
                     file.unlink()
                 folder.rmdir()
-    step = without / WIDE_STEPS
-    print(
-        f"a checkpoint of 2.1M parameters with optimizer, step {1000 * step:.0f} ms: training loses "
-        f"{1000 * median(pairs):.0f} ms, {median(pairs) / 60:.2%} at one a minute"
-    )
+    report(Figure("what a checkpoint of 2.1M parameters takes", "ms", tuple(pairs)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from heliostat.data.text import as_text, text_words, token_ids
 from heliostat.plan.inputs import TOKENS, PackedColumn
 
 NUMBERS, ROWS = "numbers", "rows"
+COLUMNS_AT_ONCE, ROWS_AT_ONCE = 32, 2_048
 MISSING_TIME = np.iinfo(np.int64).min
 # Infinite, or so large that sums of two, or squares of exact ones, would be.
 TOO_LARGE = {np.dtype(np.float32): 2.0**126, np.dtype(np.float64): 2.0**500}
@@ -68,11 +69,9 @@ def pack_table(
 ) -> tuple[pa.RecordBatch, dict[str, int]]:
     """`table` as one packed record batch, and how many numbers were too large to be kept."""
     names = [column.name for column in columns if column.form == "number"]
-    matrix = np.empty((table.num_rows, len(names)), np.float32)
+    matrix = _matrix(table, names)
     lost: dict[str, int] = {}
-    for i, name in enumerate(names):
-        matrix[:, i] = _as_float(table[name], pa.float32())
-    if _are_too_large(matrix).any():
+    if _any_too_large(matrix):
         for i, name in enumerate(names):
             _drop_too_large(matrix[:, i], name, lost)
     flat = _arrow(matrix.reshape(-1))
@@ -159,7 +158,33 @@ def _as_float(column: pa.ChunkedArray, type_: pa.DataType) -> npt.NDArray[Any]:
         column = column.cast(type_, safe=False)
     if column.null_count:
         column = pc.fill_null(column, float("nan"))
-    return np.concatenate([np.empty(0, type_.to_pandas_dtype()), *map(_view, column.chunks)])
+    parts = [_view(chunk) for chunk in column.chunks]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.empty(0, type_.to_pandas_dtype()), *parts])
+
+
+def _matrix(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Columns side by side: a few of them at a time, and of those a stretch of rows, which stays
+    in the cache until it is whole.
+    """
+    matrix = np.empty((table.num_rows, len(names)), np.float32)
+    for first in range(0, len(names), COLUMNS_AT_ONCE):
+        columns = [
+            _as_float(table[name], pa.float32()) for name in names[first : first + COLUMNS_AT_ONCE]
+        ]
+        for start in range(0, table.num_rows, ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            for place, column in enumerate(columns, first):
+                matrix[rows, place] = column[rows]
+    return matrix
+
+
+def _any_too_large(values: npt.NDArray[Any]) -> bool:
+    """Whether any is, missing ones left aside."""
+    most = TOO_LARGE[values.dtype]
+    flat = values.reshape(-1)
+    return flat.size > 0 and bool(np.fmax.reduce(flat) > most or np.fmin.reduce(flat) < -most)
 
 
 def _are_too_large(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -112,3 +112,4 @@ def load_optimizer_tensors(
                 state[key] = value if key == "step" else like(value, parameter.detach())
         if state:
             optimizer.state[parameter] = state
+    optimizer.share_counts()

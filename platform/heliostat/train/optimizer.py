@@ -50,22 +50,44 @@ class Optimizer:
         self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]
     ) -> None:
         """Loshchilov and Hutter, 2019."""
+        count = torch.zeros((), dtype=torch.float32, device=parameters[0].device)
         for parameter in parameters:
             if parameter not in self.state:
+                moments = _zeros_like(parameter), _zeros_like(parameter)
                 self.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                    "exp_avg": _zeros_like(parameter),
-                    "exp_avg_sq": _zeros_like(parameter),
-                }
+                    "step": count, "exp_avg": moments[0], "exp_avg_sq": moments[1]
+                }  # fmt: skip
         states = [self.state[parameter] for parameter in parameters]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
+        steps = self._counted(group, states)
         torch._fused_adamw_(
             parameters, gradients, [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states], [], steps, lr=group["lr"],
             beta1=BETAS[0], beta2=BETAS[1], weight_decay=group["weight_decay"], eps=EPSILON,
             amsgrad=False, maximize=False,
         )  # fmt: skip
+
+    def _counted(self, group: dict[str, Any], states: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+        """The counts of the parameters' steps, this one among them. Those of a group that have
+        always been updated together share one, which is faster to add to than one for each.
+        """
+        first = states[0]["step"]
+        if len(states) == len(group["params"]) and all(each["step"] is first for each in states):
+            first.add_(1)
+            return [first] * len(states)
+        for state in (self.state[p] for p in group["params"] if p in self.state):
+            state["step"] = state["step"].clone()
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        return steps
+
+    def share_counts(self) -> None:
+        """Let those share a count that have the same: of states that were loaded."""
+        for group in self.param_groups:
+            states = [self.state.get(parameter, {}) for parameter in group["params"]]
+            counts = [state["step"] for state in states if "step" in state]
+            if len(counts) == len(states) and len({float(count) for count in counts}) == 1:
+                for state in states:
+                    state["step"] = counts[0]
 
     def _sgd(
         self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]

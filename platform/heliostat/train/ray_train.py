@@ -237,7 +237,7 @@ def _ray_train_worker(config: dict[str, Any]) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     line = Line(config["line"])
     line.register(rank, own_place())
-    preload(config["family"], is_alone=size == 1)
+    preload(config["family"])
     meeting = (free_address(), uuid.uuid4().hex) if rank == 0 else None
     address, attempt = broadcast_from_rank_zero(meeting)
     # Each rank says so itself, before it works: an early error of one ends the others at once.

@@ -92,13 +92,10 @@ def join_world(spec: JobSpec, seat: Seat) -> World:
     return BoostedWorld(seat.rank, seat.size, seat.address, COLLECTIVE_TIMEOUT_SECONDS)
 
 
-def preload(family: str, is_alone: bool) -> None:
+def preload(family: str) -> None:
     """Import what a worker of the family needs, while the driver still prepares the data."""
     if family == "network":
         import heliostat.train.network
-
-        if not is_alone:
-            import torch._dynamo  # noqa: F401  # DDP does when it is first used: a second
     elif family == "boosted":
         with without("sklearn", "xgboost"):
             import heliostat.train.boosted

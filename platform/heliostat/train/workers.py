@@ -113,10 +113,10 @@ def free_address() -> str:
 class _Worker:
     """A Ray actor. Work runs in a thread of its own, so that polls are always answered."""
 
-    def __init__(self, family: str, is_alone: bool) -> None:
+    def __init__(self, family: str) -> None:
         self._mailbox = Mailbox()
         self._state, self._error = "idle", ""
-        self._preload = threading.Thread(target=preload, args=(family, is_alone), daemon=True)
+        self._preload = threading.Thread(target=preload, args=(family,), daemon=True)
         self._preload.start()
 
     def address(self) -> str:
@@ -192,7 +192,7 @@ class ActorGroup:
                     scheduling_strategy=PlacementGroupSchedulingStrategy(
                         self._group, placement_group_bundle_index=self._first + rank
                     ),
-                ).remote(self.spec.family, self.spec.size == 1)
+                ).remote(self.spec.family)
             )
             for rank in range(self.spec.size)
         ]

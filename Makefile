@@ -10,7 +10,7 @@ INSTALL := $(BIN)/pip install --disable-pip-version-check --constraint constrain
 # over goes to whoever is idle; those of one file mostly stay together, and share what it prepares.
 PARALLEL := --numprocesses 3 --dist worksteal
 
-.PHONY: quickstart test slow check bench schema clean
+.PHONY: quickstart test slow check bench gpu gpu-bundle schema clean
 
 quickstart: $(STAMP)
 	$(BIN)/python jobs/flights.py
@@ -31,6 +31,17 @@ check: $(TOOLS)
 
 bench: $(TOOLS)
 	$(BIN)/python -m tests.bench
+
+# Tests and benchmarks of a GPU, in eight minutes at most. On a machine without a network, which has
+# no .venv, from the bundle and the machine's own Python.
+BUNDLE := dist/gpu/packages.tar.xz
+FROM_BUNDLE := $(if $(wildcard $(STAMP)),,$(wildcard $(BUNDLE)))
+
+gpu: $(if $(FROM_BUNDLE),,$(TOOLS))
+	$(if $(FROM_BUNDLE),tests/gpu/start $(BUNDLE),$(BIN)/python -m tests.bench.gpu)
+
+gpu-bundle: $(TOOLS)
+	$(BIN)/python -m tests.gpu.pack
 
 # pip first: the version of constraints.txt shows how far an installation is.
 $(STAMP): pyproject.toml constraints.txt

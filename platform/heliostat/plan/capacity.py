@@ -12,7 +12,7 @@ from heliostat.plan.memory import format_bytes, machine_memory_bytes
 from heliostat.plan.plan import Plan
 
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-OTHER_GPUS = (Path("/dev/kfd"), Path("/dev/dxg"), Path("/dev/dri/renderD128"))
+OTHER_GPUS = tuple(map(Path, ("/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128")))
 REMEDY = "lower `scale.workers` or `scale.resources`, or use a larger cluster"
 EXACT = 1e-9  # sums of fractions of a CPU
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,14 @@ def test_the_gpu_tests_run_on_the_cpu():
     done = on_cpu("-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "tests/gpu")
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout and " skipped" not in done.stdout
+
+
+def test_the_gpu_benchmark_runs_on_the_cpu():
+    parts = ("peak", "gpt_350m", "small_steps", "fused", "reader", "scoring")
+    done = on_cpu("-m", "tests.bench.gpu", *parts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((ROOT / "gpu-on-cpu.json").read_text())
+    assert told["card"] == "no GPU" and not told["failed"] and len(told["figures"]) >= 15
 
 
 def on_cpu(*arguments: str) -> subprocess.CompletedProcess[str]:

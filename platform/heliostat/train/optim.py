@@ -109,7 +109,8 @@ def load_optimizer_tensors(
         state: dict[str, Any] = {}
         for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
             if (value := tensors.get(f"{name}.{key}")) is not None:
-                state[key] = value if key == "step" else like(value, parameter.detach())
+                here = parameter.detach()
+                state[key] = value.to(here.device) if key == "step" else like(value, here)
         if state:
             optimizer.state[parameter] = state
     optimizer.share_counts()

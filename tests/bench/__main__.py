@@ -18,14 +18,7 @@ from pathlib import Path
 
 from tests.bench.figures import FILE_VARIABLE, ROOT, Figure, Goal
 
-ALL = (
-    "boosted",
-    "prepare",
-    "reader",
-    "loop",
-    "parallel",
-    "cold_run",
-)
+ALL = ("boosted", "prepare", "reader", "loop", "parallel", "cold_run", "predict")
 TABLE = ROOT / "bench.json"
 LIBRARIES = ("ray", "torch", "xgboost", "numpy", "pyarrow")
 BOUND_SECONDS = 600

@@ -19,7 +19,7 @@ from heliostat.storage.files import finite
 @storage_option
 def command(run: str, source: str, address: str | None, as_json: bool, storage: str | None) -> None:
     """Score a run's model on a source that has the target: in this process if it is small (under
-    64 MiB) and no cluster is named, else by Ray Data, with the same result to the bit.
+    1 GiB) and no cluster is named, else by Ray Data, with the same result to the bit.
     """
     model = model_folder(open_storage(storage), run)
     from heliostat.train.evaluate import evaluate

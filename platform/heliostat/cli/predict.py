@@ -22,7 +22,7 @@ from heliostat.storage.objects import as_path
 def command(
     run: str, source: str, target: str, address: str | None, as_json: bool, storage: str | None
 ) -> None:
-    """Write predictions for every row of a source: in this process if it is small (under 64 MiB)
+    """Write predictions for every row of a source: in this process if it is small (under 1 GiB)
     and no cluster is named, else by Ray Data, with the same result to the bit.
     """
     model = model_folder(open_storage(storage), run)

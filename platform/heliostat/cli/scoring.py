@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from heliostat.data.shares import Counts
     from heliostat.train.artifact import TrainedModel
 
-SMALL_BYTES = 64 * 2**20  # what one process scores before Ray would have started
+LOCAL_BYTES = 2**30  # what one process scores in its threads: above, those of Python hold it up
 
 
 def model_folder(storage: Storage, run: str) -> StorePath:
@@ -48,7 +48,7 @@ def scoring_tasks(
     on_gpu = scoring_device() == "cuda"
     if on_gpu and has_cluster:
         raise UserError(Problem(VARIABLE, "`cuda` scores in this process", "name no cluster"))
-    if on_gpu or (not has_cluster and num_bytes < SMALL_BYTES):
+    if on_gpu or (not has_cluster and num_bytes < LOCAL_BYTES):
         yield 0
         return
     with cluster_at(address) as cluster:

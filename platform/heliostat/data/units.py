@@ -1,7 +1,7 @@
-"""One Ray Data pass over units of work: the door through which heliostat uses Ray Data.
+"""One pass over units of work, by Ray Data or by threads of this process: the door through which
+heliostat uses Ray Data.
 
-A unit is a run of row groups, small enough for one task. Results come back in unit order,
-whatever order the tasks finish in; the first failure ends the pass.
+A unit is a run of row groups, small enough for one task. The first failure ends the pass.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -64,10 +66,12 @@ def run_units(
     num_tasks: int,
     patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
     waiting: Callable[[], None] = lambda: None,
+    num_threads: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Yield `work(unit)` for every unit, as Ray Data finishes them, with `index` added; at
-    most `num_tasks` are at work at once. Without tasks, this process does all the work. `waiting`
-    is called while nothing comes, and may raise.
+    most `num_tasks` are at work at once. Without tasks, `num_threads` of this process do all the
+    work, and results come in the order of the units. `waiting` is called while nothing comes, and
+    may raise.
 
     Raises:
         DataError: as soon as a unit meets damaged data; the message names file and row group.
@@ -75,9 +79,14 @@ def run_units(
     """
     if not units:
         return
+    if num_tasks == 0:
+        for unit, result in _in_threads(units, work, min(num_threads, len(units))):
+            waiting()
+            yield result | {"index": unit.index}
+        return
     num_tasks = min(num_tasks, len(units))
-    rows = _rows(partial(_each, work), _items(units, max(1, num_tasks)), num_tasks)
-    for row in _within(rows, patience_seconds, waiting) if num_tasks else rows:
+    rows = _rows(partial(_each, work), _items(units, num_tasks), num_tasks)
+    for row in _within(rows, patience_seconds, waiting):
         waiting()
         answer = json.loads(row["answer"])
         if "problems" in answer:
@@ -85,6 +94,30 @@ def run_units(
         if "storage" in answer:
             raise StorageError(answer["storage"])
         yield answer["result"] | {"index": answer["index"]}
+
+
+def _in_threads(
+    units: Sequence[Unit], work: Callable[[Unit], dict[str, Any]], num_threads: int
+) -> Iterator[tuple[Unit, dict[str, Any]]]:
+    """Units and their results, in order; no more results wait than there are threads. Whatever
+    ends the pass, no thread is at work any more when it has ended.
+    """
+    if num_threads == 1:
+        yield from ((unit, work(unit)) for unit in units)
+        return
+    begun: deque[tuple[Unit, Future[dict[str, Any]]]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="unit")
+    try:
+        for unit in units:
+            begun.append((unit, pool.submit(work, unit)))
+            if len(begun) == 2 * num_threads:
+                first, result = begun.popleft()
+                yield first, result.result()
+        while begun:
+            first, result = begun.popleft()
+            yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _items(units: Sequence[Unit], num_tasks: int) -> list[dict[str, Any]]:
@@ -99,8 +132,6 @@ def _items(units: Sequence[Unit], num_tasks: int) -> list[dict[str, Any]]:
 
 
 def _rows(run: _Run, items: list[dict[str, Any]], num_tasks: int) -> Iterable[dict[str, Any]]:
-    if num_tasks == 0:
-        return _all(run, items)
     return _one_task(run, items) if num_tasks == 1 else _ray_data(run, items, num_tasks)
 
 

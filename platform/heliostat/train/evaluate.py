@@ -80,10 +80,11 @@ def _results(
 ) -> Iterator[dict[str, Any]]:
     """The units' results as they come, with word of how many rows are done."""
     done, units = 0, [unit for unit in units_of(scoring.catalog) if unit.num_rows]
-    for result in run_units(units, work, num_tasks):
-        done += result["rows"]
-        progress(done, scoring.catalog.num_rows)
-        yield result
+    with one_thread():
+        for result in run_units(units, work, num_tasks, num_threads=scoring.num_threads):
+            done += result["rows"]
+            progress(done, scoring.catalog.num_rows)
+            yield result
 
 
 def _score_texts(unit: Unit, schema: pa.Schema, model: str) -> dict[str, Any]:

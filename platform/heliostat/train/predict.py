@@ -118,10 +118,11 @@ def _predict_into(
     work = partial(_predict_unit, schema=schema, model=scoring.model, folder=str(stage))
     rows = missing = 0
     found = Counts()
-    for result in run_units(units, work, num_tasks):
-        rows, missing = rows + result["rows"], missing + result["missing"]
-        found.add(result["rows"], *result["counts"])
-        progress(rows, scoring.catalog.num_rows)
+    with one_thread():
+        for result in run_units(units, work, num_tasks, num_threads=scoring.num_threads):
+            rows, missing = rows + result["rows"], missing + result["missing"]
+            found.add(result["rows"], *result["counts"])
+            progress(rows, scoring.catalog.num_rows)
     return {"rows": rows, "without_prediction": missing}, found
 
 

@@ -16,12 +16,15 @@ from heliostat.catalog.columns import kind_of
 from heliostat.catalog.read import read_groups
 from heliostat.catalog.types import type_of
 from heliostat.data.learned import as_learned, learned_target, type_problem
+from heliostat.data.moments import num_threads
 from heliostat.data.pack import pack_table, unpack
 from heliostat.data.shares import Counts
 from heliostat.data.units import ROWS_PER_UNIT, Unit
 from heliostat.errors import DataError, Problem, SettingError
 from heliostat.models.predictor import Scores
+from heliostat.parallel.device import scoring_device
 from heliostat.plan.inputs import PackedColumn
+from heliostat.spec.model import CustomModel
 from heliostat.storage.objects import StorePath, as_path
 from heliostat.train.artifact import TrainedModel, load_model
 
@@ -37,6 +40,14 @@ class Scoring:
     def trained(self) -> TrainedModel:
         """The model, loaded once a process."""
         return model_in(self.model)
+
+    @property
+    def num_threads(self) -> int:
+        """How many may score at once in this process: one where own code does, which need not bear
+        several, or a GPU.
+        """
+        is_own = isinstance(self.trained.spec, CustomModel) or bool(self.trained.encoder.customs)
+        return 1 if is_own or scoring_device() == "cuda" else num_threads()
 
 
 def open_scoring(model: StorePath, source: str | tuple[str, ...], with_target: bool) -> Scoring:
@@ -192,6 +203,8 @@ def _joined(batches: list[Batch]) -> Batch:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Every library's threads down to one: what is scored has the same bits on every machine."""
+    """Every library's threads down to one: what is scored has the same bits on every machine. Some
+    limits are a thread's own, others the process's: who scores in threads holds it around them all.
+    """
     with threadpool_limits(1):
         yield

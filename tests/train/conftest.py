@@ -85,10 +85,11 @@ def be_a_rank(works, answers) -> None:
             answer = losses, finished[0] if finished else None
         except BaseException:
             problem = traceback.format_exc()
+        # Before the others meet a connection that is closed, and tell of that.
+        answers.put((rank, answer, problem))
         if world is not None:
             world.close()
             let_groups_end()
-        answers.put((rank, answer, problem))
 
 
 def let_groups_end() -> None:

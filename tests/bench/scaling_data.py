@@ -1,13 +1,14 @@
 """How preparation and reading grow: slopes of log seconds against log size.
 
-Not among all: it takes about ten minutes. Rows at 28 columns; columns at as many values; row
-groups of few rows. A slope of 1 is linear; preparing has a constant part, so that it comes out
-below.
+Not among all: it takes about ten minutes; `python -m tests.bench.scaling_data rows` is a part.
+Rows at 28 columns; columns at as many values; row groups of few rows. A slope of 1 is linear;
+preparing has a constant part, so that it comes out below.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -49,9 +50,15 @@ def main() -> None:
             return min(prepares), min(reads)
 
         of_shape(ROWS[0], 10, 65_536)  # a cluster's first pass starts processes
-        slopes("rows, 28 columns", ROWS, lambda rows: of_shape(rows, 28, 65_536))
-        slopes("columns, 28M values", COLUMNS, lambda c: of_shape(VALUES // c, c, 65_536))
-        slopes("row groups of 10 rows", GROUPS, lambda g: of_shape(g * GROUP_ROWS, 10, GROUP_ROWS))
+        dimensions = {
+            "rows": ("rows, 28 columns", ROWS, lambda rows: of_shape(rows, 28, 65_536)),
+            "columns": ("columns, 28M values", COLUMNS, lambda c: of_shape(VALUES // c, c, 65_536)),
+            "groups": (
+                "row groups of 10 rows", GROUPS, lambda g: of_shape(g * GROUP_ROWS, 10, GROUP_ROWS)
+            ),
+        }  # fmt: skip
+        for chosen in sys.argv[1:] or dimensions:
+            slopes(*dimensions[chosen])
 
 
 def slopes(name: str, sizes: Sequence[int], seconds: Callable[[int], tuple[float, float]]) -> None:

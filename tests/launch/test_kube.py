@@ -168,14 +168,24 @@ def check_sent_again(job, target: str, name: str, heliostat, site) -> None:
         env=os.environ | site, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
-    def attempt() -> int:
-        state = json.loads(heliostat("status", f"small/{name}", "--json", env=site).stdout)
-        return state.get("attempt", 0) if state["status"] == "RUNNING" else 0
+    told: list[str] = []
 
-    wait_until(lambda: attempt() == 2)
+    def read() -> None:
+        for line in waits.stdout:
+            told.append(line)
+
+    def is_resumed() -> bool:
+        return any("resumed at step" in line for line in told) or waits.poll() is not None
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    wait_until(is_resumed)
+    state = json.loads(heliostat("status", f"small/{name}", "--json", env=site).stdout)
+    assert (state["status"], state["attempt"]) == ("RUNNING", 2)
     heliostat("stop", f"small/{name}", env=site)
-    told, _ = waits.communicate(timeout=PATIENCE_SECONDS)
-    assert waits.returncode == 3 and "resumed at step" in told
+    assert waits.wait(PATIENCE_SECONDS) == 3
+    reading.join(PATIENCE_SECONDS)
+    assert "resumed at step" in "".join(told)
 
 
 def wait_until(found) -> None:

@@ -112,7 +112,7 @@ def test_a_stopped_worker_is_named_and_holds_up_nobody(start, workers):
     settings["scale"] = settings["scale"].replace("workers: 1", f"workers: {workers}")
     run = start(**settings)
     run.wait_until(lambda: run.says("committed step"))
-    [*_, pid] = run.below("ray::_Worker" if workers == 1 else "ray::RayTrainWorker")
+    [*_, pid] = run.below("ray::_Worker")
     os.kill(pid, signal.SIGSTOP)
     run.wait_until(lambda: run.says("has not answered for"))
     run.process.send_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ import decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from heliostat.catalog.types import type_name, type_of
@@ -36,10 +36,13 @@ def is_held(value: object, type_: pa.DataType) -> bool:
         return exact == int(exact) and (type_ != pa.uint64() or exact >= 0)
     if pa.types.is_decimal(type_):
         return exact == round(exact, type_.scale)
-    return float((np.float32 if type_ == pa.float32() else np.float64)(value)) == value
+    nearest = (np.float32 if type_ == pa.float32() else np.float64)(value)
+    return decimal.Decimal(str(float(nearest))) == exact  # 0.10 is the double that 0.1 is
 
 
 @settings(deadline=None)
+@example(values=[2**40], was=pa.float32(), now=pa.int64())
+@example(values=[0.1], was=pa.float64(), now=pa.decimal128(9, 2))
 @given(
     values=st.lists(st.none() | st.integers(-9, 9) | st.sampled_from([0.5, 1.25, 2**40, 0.1])),
     was=st.sampled_from(NUMBERS), now=st.sampled_from(NUMBERS),

@@ -176,7 +176,9 @@ def _there_and_back(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedA
 def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     if pa.types.is_decimal(values.type) and pa.types.is_floating(wanted):
         values = values.cast(pa.string())  # Arrow's own way may be one bit off
-    return values.cast(wanted)
+    # Arrow makes no float32 of integers above 2^24, not even of 2^40; what is lost shows later.
+    is_rounded = pa.types.is_integer(values.type) and pa.types.is_floating(wanted)
+    return values.cast(wanted, safe=not is_rounded)
 
 
 def _wide(type_: pa.DataType) -> pa.DataType:
